@@ -1,0 +1,2 @@
+//! sanctum
+fn main() {}

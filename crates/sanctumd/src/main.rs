@@ -1,0 +1,2 @@
+//! sanctumd
+fn main() {}

@@ -1,0 +1,3 @@
+//! The iSCSI target service.
+
+pub mod config;
