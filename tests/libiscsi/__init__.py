@@ -1,0 +1,1 @@
+"""libiscsi's conformance program against the server under test."""
