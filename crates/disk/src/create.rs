@@ -1,0 +1,208 @@
+//! Making image files: all or nothing, never over an existing file.
+//!
+//! The file has no name while it is made (`O_TMPFILE`), so a crash, a cancellation or a full disk
+//! leaves nothing behind, and nobody sees half an image; it is linked under its name last, which
+//! fails where a file of that name appeared meanwhile. Where the file system cannot do that, the
+//! file is made under its name and removed on failure; a crash then leaves a file that is shorter
+//! than the settings say or not locked, which opening tells.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::backing::Provisioning;
+use crate::error::DeviceError;
+use crate::limits::{PREALLOCATE_CHUNK, ZERO_CHUNK};
+use crate::open::check_device_size;
+
+/// Mode of new images: nobody but the service's user.
+const IMAGE_MODE: Mode = Mode::from_raw_mode(0o600);
+
+/// Creates an image file of `size` bytes, readable and writable by the service's user only.
+///
+/// `progress(done, total)` is called along a preallocation, in bytes, at least at its start and its
+/// end; returning false cancels. The result is stable when this returns. Blocks: call it from a
+/// blocking thread.
+///
+/// # Errors
+/// [`DeviceError::Exists`] (nothing is ever overwritten), [`DeviceError::NoSpace`],
+/// [`DeviceError::Cancelled`], [`DeviceError::Size`] (not a multiple of 512 bytes, or too large),
+/// [`DeviceError::Create`]; in every case nothing is left behind.
+pub fn create_image(
+    path: &Path,
+    size: u64,
+    provisioning: Provisioning,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<(), DeviceError> {
+    check_device_size(size, 512)?;
+    if path.symlink_metadata().is_ok() {
+        return Err(DeviceError::Exists { path: path.into() });
+    }
+    let pending = Pending::start(path)?;
+    let file = pending.file.as_fd();
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(failed(path, "taking the lock"))?;
+    rustix::fs::ftruncate(file, size)
+        .map_err(|errno| fullness(path, "setting the size", size, errno))?;
+    if provisioning == Provisioning::Preallocated {
+        enough_space(file, path, size)?;
+        let all = preallocate(file, 0, size, &mut |done| progress(done, size))
+            .map_err(|errno| fullness(path, "reserving space", size, errno))?;
+        if !all {
+            return Err(DeviceError::Cancelled { path: path.into() });
+        }
+    }
+    rustix::fs::fsync(file)
+        .map_err(|errno| fullness(path, "making the file stable", size, errno))?;
+    pending.finish()
+}
+
+fn failed<'a>(path: &'a Path, step: &'static str) -> impl Fn(Errno) -> DeviceError + 'a {
+    move |errno| DeviceError::Create {
+        path: path.into(),
+        step,
+        source: errno.into(),
+    }
+}
+
+fn fullness(path: &Path, step: &'static str, need: u64, errno: Errno) -> DeviceError {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => DeviceError::NoSpace {
+            path: path.into(),
+            need,
+        },
+        errno => failed(path, step)(errno),
+    }
+}
+
+/// Refuses at once what cannot fit, in place of filling the disk first.
+fn enough_space(file: BorrowedFd<'_>, path: &Path, need: u64) -> Result<(), DeviceError> {
+    let system = rustix::fs::fstatvfs(file).map_err(failed(path, "asking for free space"))?;
+    if system.f_bavail.saturating_mul(system.f_frsize) < need && system.f_blocks > 0 {
+        return Err(DeviceError::NoSpace {
+            path: path.into(),
+            need,
+        });
+    }
+    Ok(())
+}
+
+/// Reserves `start..end` in chunks, lengthening the file; false when `go_on(bytes done)` said to
+/// stop. Where the file system cannot reserve, zeros are written.
+pub(crate) fn preallocate(
+    file: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool, Errno> {
+    let mut reserves = true;
+    let mut at = start;
+    while go_on(at - start) {
+        if at >= end {
+            return Ok(true);
+        }
+        let len = PREALLOCATE_CHUNK.min(end - at);
+        if reserves {
+            match rustix::fs::fallocate(file, FallocateFlags::empty(), at, len) {
+                Ok(()) => at += len,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => reserves = false,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            continue;
+        }
+        at += write_zeros(file, at, len.min(ZERO_CHUNK as u64))?;
+    }
+    Ok(false)
+}
+
+fn write_zeros(file: BorrowedFd<'_>, at: u64, len: u64) -> Result<u64, Errno> {
+    let zeros = vec![0; usize::try_from(len).unwrap_or(ZERO_CHUNK)];
+    match rustix::io::pwrite(file, &zeros, at) {
+        Ok(0) => Err(Errno::NOSPC),
+        Ok(written) => Ok(written as u64),
+        Err(Errno::INTR) => Ok(0),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A file being made; removed when dropped unfinished.
+#[derive(Debug)]
+struct Pending<'a> {
+    path: &'a Path,
+    file: OwnedFd,
+    directory: OwnedFd,
+    /// It has its name, and is not finished.
+    named: bool,
+}
+
+impl<'a> Pending<'a> {
+    fn start(path: &'a Path) -> Result<Self, DeviceError> {
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = match rustix::fs::open(parent, flags, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => {
+                return Err(DeviceError::Missing {
+                    path: parent.into(),
+                });
+            }
+            Err(errno) => return Err(failed(path, "opening its directory")(errno)),
+        };
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
+        match rustix::fs::open(parent, flags, IMAGE_MODE) {
+            Ok(file) => Ok(Self {
+                path,
+                file,
+                directory,
+                named: false,
+            }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+                Self::start_named(path, directory)
+            }
+            Err(errno) => Err(failed(path, "making a file in its directory")(errno)),
+        }
+    }
+
+    fn start_named(path: &'a Path, directory: OwnedFd) -> Result<Self, DeviceError> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+        match rustix::fs::open(path, flags, IMAGE_MODE) {
+            Ok(file) => Ok(Self {
+                path,
+                file,
+                directory,
+                named: true,
+            }),
+            Err(Errno::EXIST) => Err(DeviceError::Exists { path: path.into() }),
+            Err(errno) => Err(failed(path, "making the file")(errno)),
+        }
+    }
+
+    fn finish(mut self) -> Result<(), DeviceError> {
+        let path = self.path;
+        if !self.named {
+            let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            match rustix::fs::linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW) {
+                Ok(()) => self.named = true,
+                Err(Errno::EXIST) => return Err(DeviceError::Exists { path: path.into() }),
+                Err(errno) => return Err(failed(path, "giving the file its name")(errno)),
+            }
+        }
+        rustix::fs::fsync(&self.directory).map_err(failed(path, "making its directory stable"))?;
+        self.named = false;
+        Ok(())
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if self.named {
+            rustix::fs::unlink(self.path).ok();
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What can fail on the control plane: opening, creating, growing, changing the mode, and the
+//! document beside a device. The data path has the small closed [`crate::DiskError`] instead.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::beside::BesideError;
+use crate::{CacheMode, DiskError};
+
+/// Why a device could not be opened, made or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// There is nothing at the path.
+    #[error("{path} does not exist; create the image first, or correct the path")]
+    Missing {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// The path names something of another kind.
+    #[error("{path} is {found}, not {wanted}; correct the path or the kind of the device")]
+    WrongKind {
+        /// The path given.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+        /// What this kind of device needs.
+        wanted: &'static str,
+    },
+    /// The system refused to open it.
+    #[error("cannot open {path}; check that the service's user may use it")]
+    Open {
+        /// The path given.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Another service, or another device of this one, has it open.
+    #[error("{path} is in use by another device or program; stop that first")]
+    Locked {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// A question about an open file or device was not answered.
+    #[error("cannot learn {what} of {path}")]
+    Inspect {
+        /// The path given.
+        path: PathBuf,
+        /// What was asked.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The image file is shorter than the settings say; it is never grown silently.
+    #[error(
+        "{path} holds {have} bytes but the settings say {want}; restore the file, or correct the \
+         size (a shorter file means that data is missing)"
+    )]
+    TooShort {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        have: u64,
+        /// The size in the settings in bytes.
+        want: u64,
+    },
+    /// The image file is longer than the settings say, by a part of a block.
+    #[error(
+        "{path} holds {have} bytes but the settings say {want}, and the difference is no multiple \
+         of the block size; this is probably not the file that was meant"
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        have: u64,
+        /// The size in the settings in bytes.
+        want: u64,
+    },
+    /// The block size cannot be used.
+    #[error("block size {block_size} cannot be used: {reason}")]
+    BlockSize {
+        /// The block size in bytes.
+        block_size: u32,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The size cannot be used.
+    #[error("size {size} cannot be used: {reason}")]
+    Size {
+        /// The size in bytes.
+        size: u64,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A file of that name is there already; nothing was changed.
+    #[error(
+        "{path} already exists and is left as it is; choose another path, or use the file as it is"
+    )]
+    Exists {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// There is not enough space; nothing was left behind.
+    #[error(
+        "no space for {path}: {need} bytes are needed; free some space or choose a smaller size"
+    )]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that were to be reserved.
+        need: u64,
+    },
+    /// The caller cancelled; nothing was left behind.
+    #[error("creating {path} was cancelled; nothing was left behind")]
+    Cancelled {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A step of making a file failed; nothing was left behind.
+    #[error("cannot create {path}: {step} failed")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// The step.
+        step: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The device would become smaller.
+    #[error("{what} has {have} bytes and cannot shrink to {want}")]
+    Shrink {
+        /// The device.
+        what: String,
+        /// Present size in bytes.
+        have: u64,
+        /// Size asked for in bytes.
+        want: u64,
+    },
+    /// A block device has not got the size asked for.
+    #[error("{path} has {have} bytes, not {want}; enlarge the disk or volume first")]
+    NotGrown {
+        /// The device node.
+        path: PathBuf,
+        /// Present size in bytes.
+        have: u64,
+        /// Size asked for in bytes.
+        want: u64,
+    },
+    /// Growing failed; the size is as before.
+    #[error("cannot grow {path}; its size is as before")]
+    Grow {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// This kind of device cannot do it.
+    #[error("{what} cannot {verb}")]
+    Unsupported {
+        /// The device.
+        what: String,
+        /// What was asked.
+        verb: &'static str,
+    },
+    /// The cache mode cannot be promised here.
+    #[error("{path} cannot work in cache mode {mode}: {reason}")]
+    Mode {
+        /// The file or device.
+        path: PathBuf,
+        /// The mode asked for.
+        mode: CacheMode,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Operations of the old cache mode did not end within the bound. The new mode is in force
+    /// for new operations; the promise of the old one has to be assumed until a retry succeeds.
+    #[error(
+        "{path}: operations started under the old cache mode did not end within {seconds} s; the \
+         disk may be stuck. Repeat the change when it answers again"
+    )]
+    Stuck {
+        /// The file or device.
+        path: PathBuf,
+        /// The bound in seconds.
+        seconds: u64,
+    },
+    /// Data could not be made stable. What was written since the last good flush may be lost.
+    #[error(
+        "{path}: making data stable failed; treat what was written since the last successful flush \
+         as lost, then open the device again"
+    )]
+    Sync {
+        /// The file or device.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file is no optical image.
+    #[error("{path} is no ISO 9660 or UDF image: no volume descriptor was found from sector 16 on")]
+    NotOptical {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Memory for the device's tables could not be had.
+    #[error("not enough memory for the tables of {what}")]
+    Memory {
+        /// The device.
+        what: String,
+    },
+    /// A block device has no identity of its own, so what lies beside it has no key.
+    #[error(
+        "{path} tells neither a world-wide name nor a serial number and has no name under \
+         /dev/disk/by-id; give the virtual disk a serial number, or use a partition or volume with one"
+    )]
+    NoIdentity {
+        /// The device node.
+        path: PathBuf,
+    },
+    /// The document beside the device.
+    #[error(transparent)]
+    Beside(#[from] BesideError),
+    /// The device's own error, from a control-plane operation that went through the data path.
+    #[error("the device answered: {0}")]
+    Disk(#[from] DiskError),
+}

@@ -1,0 +1,90 @@
+//! Every bound of this crate in one place.
+//!
+//! Memory that follows from them: a write-back image keeps one bit per [`RESERVE_GRANULE`] (2 MiB
+//! of bits per 4 TiB of image); a RAM disk keeps 24 bytes per [`RAM_CHUNK`] of every gibibyte that
+//! was ever touched (0.04 %).
+
+/// Smallest logical block in bytes.
+pub const BLOCK_SIZE_MIN: u32 = 512;
+
+/// Largest logical block in bytes.
+pub const BLOCK_SIZE_MAX: u32 = 4096;
+
+/// Logical block of an optical medium in bytes.
+pub const OPTICAL_BLOCK_SIZE: u32 = 2048;
+
+/// Largest device in bytes (8 EiB less a little): offsets must fit a signed 64-bit file offset.
+pub const DEVICE_BYTES_MAX: u64 = (1 << 63) - (1 << 20);
+
+/// Largest RAM disk in bytes.
+pub const RAM_BYTES_MAX: u64 = 4 << 40;
+
+/// Bytes of one chunk of a RAM disk; the unit that unmap gives back.
+pub const RAM_CHUNK: usize = 64 << 10;
+
+/// Chunks that share one table of a RAM disk; tables are made when first written into.
+pub const RAM_CHUNKS_PER_TABLE: usize = 1 << 14;
+
+/// Chunks a RAM disk looks at to answer one status request; longer runs are answered in parts.
+pub const RAM_STATUS_CHUNKS_MAX: u64 = 1 << 16;
+
+/// Largest single read or write in bytes.
+pub const TRANSFER_BYTES_MAX: usize = 16 << 20;
+
+/// Extents in one unmap request.
+pub const UNMAP_EXTENTS_MAX: usize = 4096;
+
+/// Bytes of zeros written at once where the file system or device cannot zero by itself.
+pub const ZERO_CHUNK: usize = 1 << 20;
+
+/// Bytes of an image reserved before the first write into them under write-back.
+pub const RESERVE_GRANULE: u64 = 256 << 10;
+
+/// Bytes preallocated between two calls of the progress function.
+pub const PREALLOCATE_CHUNK: u64 = 128 << 20;
+
+/// Seconds a change of the cache mode waits for operations started under the old mode.
+pub const MODE_DRAIN_SECONDS: u64 = 30;
+
+/// Direct-I/O alignment assumed where the kernel does not tell; right for every disk in use.
+pub const DIRECT_ALIGNMENT_ASSUMED: u32 = 4096;
+
+/// Largest direct-I/O alignment that is emulated.
+pub const DIRECT_ALIGNMENT_MAX: u32 = 1 << 16;
+
+/// Operations that may wait at one queue-depth gate; past it they are refused with `Busy`.
+pub const DEPTH_WAITING_MAX: usize = 8192;
+
+/// Largest queue depth of a device.
+pub const QUEUE_DEPTH_MAX: u16 = 1024;
+
+/// Rules one fault decorator holds.
+pub const FAULT_RULES_MAX: usize = 256;
+
+/// Latency buckets of the statistics: bucket `n` counts operations below 2^n microseconds.
+pub const LATENCY_BUCKETS: usize = 32;
+
+/// Counter copies of the statistics, so that shards do not share cache lines.
+pub const STATS_STRIPES: usize = 8;
+
+/// Largest document beside a device in bytes.
+pub const BESIDE_BYTES_MAX: u64 = 4 << 20;
+
+/// Nexuses recorded as writers; past it the record says "everyone".
+pub const WRITERS_MAX: usize = 1024;
+
+/// Characters of one writer's name.
+pub const WRITER_NAME_MAX: usize = 512;
+
+/// Bytes read of one sysfs attribute.
+pub const SYSFS_BYTES_MAX: u64 = 4096;
+
+/// Names looked at under /dev/disk/by-id.
+pub const BY_ID_NAMES_MAX: usize = 65536;
+
+const _: () = {
+    assert!(RAM_CHUNK.is_multiple_of(BLOCK_SIZE_MAX as usize));
+    assert!(ZERO_CHUNK <= TRANSFER_BYTES_MAX && ZERO_CHUNK.is_multiple_of(BLOCK_SIZE_MAX as usize));
+    assert!(RESERVE_GRANULE.is_multiple_of(DIRECT_ALIGNMENT_MAX as u64));
+    assert!(RAM_BYTES_MAX < DEVICE_BYTES_MAX);
+};

@@ -1,0 +1,69 @@
+//! From the settings' words to an open device.
+
+use std::sync::Arc;
+
+use crate::backing::Backing;
+use crate::error::DeviceError;
+use crate::file::FileDisk;
+use crate::limits::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, DEVICE_BYTES_MAX};
+use crate::ram::RamDisk;
+use crate::request::{CacheMode, Disk};
+use crate::{block, image, iso};
+
+/// Opens what a device is made of. Nothing is created or grown here: an image must exist and hold
+/// what the settings say.
+///
+/// An image is locked against every other opener that asks (`flock`; shared where it is read-only),
+/// a block device is claimed exclusively, for as long as the device lives.
+///
+/// # Errors
+/// What [`DeviceError`] says of opening: missing, wrong kind, in use, too short, too long.
+pub fn open(backing: &Backing, mode: CacheMode) -> Result<Arc<dyn Disk>, DeviceError> {
+    Ok(match backing {
+        Backing::Image {
+            path,
+            size,
+            provisioning,
+            block_size,
+            read_only,
+        } => Arc::new(image::open(&image::Spec {
+            path,
+            size: *size,
+            provisioning: *provisioning,
+            block_size: *block_size,
+            read_only: *read_only,
+            mode,
+            direct_alignment: None,
+        })?),
+        Backing::Block {
+            path,
+            block_size,
+            read_only,
+        } => Arc::<FileDisk>::new(block::open(path, *block_size, *read_only, mode)?),
+        Backing::Ram { size, block_size } => Arc::new(RamDisk::new(*size, *block_size, mode)?),
+        Backing::Iso { path } => Arc::new(iso::open(path, mode)?),
+    })
+}
+
+/// Logical blocks of disks are 512 or 4096 bytes.
+pub(crate) fn check_block_size(block_size: u32) -> Result<(), DeviceError> {
+    if block_size == BLOCK_SIZE_MIN || block_size == BLOCK_SIZE_MAX {
+        return Ok(());
+    }
+    Err(DeviceError::BlockSize {
+        block_size,
+        reason: "a disk has blocks of 512 or 4096 bytes",
+    })
+}
+
+/// Sizes are whole blocks, at least one, and fit a file offset.
+pub(crate) fn check_device_size(size: u64, block_size: u32) -> Result<(), DeviceError> {
+    let reason = if size == 0 || !size.is_multiple_of(u64::from(block_size)) {
+        "it must be a multiple of the block size and not zero"
+    } else if size > DEVICE_BYTES_MAX {
+        "it is larger than any file can be"
+    } else {
+        return Ok(());
+    };
+    Err(DeviceError::Size { size, reason })
+}
