@@ -5,7 +5,9 @@
 
 pub(crate) mod blocking;
 pub(crate) mod epoll;
+pub(crate) mod simulated;
 pub(crate) mod sockets;
+pub(crate) mod uring;
 pub(crate) mod workers;
 
 use std::fmt;

@@ -353,8 +353,21 @@ impl Op {
             Self::Recv { buffer, range, .. } => {
                 !range.is_empty() && buffer.get(range.clone()).is_some()
             }
-            Self::Read { buffer, range, .. } | Self::Write { buffer, range, .. } => {
-                buffer.get(range.clone()).is_some()
+            Self::Read {
+                buffer,
+                range,
+                offset,
+                ..
+            }
+            | Self::Write {
+                buffer,
+                range,
+                offset,
+                ..
+            } => {
+                // The kernel's offsets are signed, and io_uring takes -1 for "where the file is".
+                let end = offset.checked_add(range.len() as u64);
+                buffer.get(range.clone()).is_some() && end.is_some_and(|end| end <= OFFSET_MAX)
             }
             Self::Send { list, .. } => list.is_sound(),
             _ => true,
@@ -416,6 +429,9 @@ impl Op {
         }
     }
 }
+
+/// Where files end at the latest.
+const OFFSET_MAX: u64 = i64::MAX as u64;
 
 /// The outcome of a send: the list goes back cleared.
 pub(crate) fn sent(mut list: SendList, result: io::Result<()>) -> Outcome {

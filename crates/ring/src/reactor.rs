@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::driver::epoll::Epoll;
+use crate::driver::simulated::Simulated;
+use crate::driver::uring::Uring;
 use crate::driver::{Driver, DriverKind};
 use crate::error::RingError;
 use crate::io::{Core, Io};
@@ -15,6 +17,7 @@ use crate::limits::{
     ENTRIES_DEFAULT, ENTRIES_MAX, ENTRIES_MIN, TASK_ROUNDS, WORKERS_DEFAULT, WORKERS_MAX,
 };
 use crate::op::{Completion, Op};
+use crate::probe::{VARIABLE, asked_for, probe_once};
 use crate::signal::{Signal, Waker};
 use crate::simulation::Simulation;
 use crate::task::{RunQueue, TaskWake};
@@ -335,8 +338,27 @@ impl<T> Tasks<T> {
 
 /// The driver that options, environment and probing lead to.
 fn make_driver(options: &Options) -> Result<Box<dyn Driver>, RingError> {
-    let _ = options;
-    Ok(Box::new(Epoll::new(options.workers)?))
+    let word = std::env::var_os(VARIABLE).map(|word| word.to_string_lossy().into_owned());
+    let kind = match asked_for(word.as_deref(), options.driver)? {
+        Some(DriverKind::Uring) => match &probe_once().uring {
+            Ok(()) => DriverKind::Uring,
+            Err(cause) => {
+                return Err(RingError::UringUnavailable {
+                    cause: cause.clone(),
+                });
+            }
+        },
+        Some(kind) => kind,
+        None if probe_once().uring.is_ok() => DriverKind::Uring,
+        None => DriverKind::Epoll,
+    };
+    Ok(match kind {
+        DriverKind::Uring => Box::new(Uring::new(options.entries, options.workers)?),
+        DriverKind::Epoll => Box::new(Epoll::new(options.workers)?),
+        DriverKind::Simulated => Box::new(Simulated::new(
+            options.simulation.clone().unwrap_or_default(),
+        )?),
+    })
 }
 
 fn within(option: &'static str, value: u64, min: u64, max: u64) -> Result<(), RingError> {

@@ -73,14 +73,16 @@ impl Signal {
     /// Ends a wait of the reactor, whatever the reason.
     pub(crate) fn write(&self) {
         // Fails only when the counter is full, and then the reactor is about to look anyway.
+        #[expect(clippy::host_endian_bytes, reason = "an eventfd counts in the host's order")]
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
-    /// Empties a non-blocking eventfd.
-    pub(crate) fn drain(&self) -> io::Result<()> {
+    /// Empties a non-blocking eventfd; whether it held anything.
+    pub(crate) fn drain(&self) -> io::Result<bool> {
         let mut count = [0; 8];
         match rustix::io::read(&self.event, &mut count[..]) {
-            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }

@@ -17,11 +17,12 @@ use std::time::Duration;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+use super::sockets::{Attempt, Pending};
 use super::workers::Workers;
-use super::{Driver, DriverKind, Finished, sockets};
+use super::{Driver, DriverKind, Finished};
 use crate::error::RingError;
 use crate::limits::EPOLL_EVENTS;
-use crate::op::{Fd, Op, Outcome, sent};
+use crate::op::{Fd, Op};
 use crate::signal::Signal;
 
 /// What marks events of the reactor's own eventfd.
@@ -59,22 +60,6 @@ struct Direction {
     waiting: VecDeque<Pending>,
 }
 
-/// An operation that would have blocked.
-struct Pending {
-    slot: u32,
-    op: Op,
-    /// Bytes sent, or whether (1) a connect was begun.
-    done: usize,
-}
-
-/// How an attempt ended.
-enum Attempt {
-    Ended(Outcome),
-    /// Ended, and the direction was drained by it.
-    Drained(Outcome),
-    Blocked(Pending),
-}
-
 impl Epoll {
     pub(crate) fn new(workers: usize) -> Result<Self, RingError> {
         let create = |errno: Errno| RingError::Create {
@@ -107,7 +92,7 @@ impl Epoll {
         } else {
             &mut socket.writes
         };
-        direction.waiting.push_back(Pending { slot, op, done: 0 });
+        direction.waiting.push_back(Pending::new(slot, op));
         if direction.waiting.len() > 1 {
             return;
         }
@@ -315,86 +300,4 @@ impl Socket {
             .chain(self.writes.waiting.drain(..));
         ended.extend(waiting.map(|pending| pending.fail(errno)));
     }
-}
-
-impl Pending {
-    fn fail(self, errno: Errno) -> Finished {
-        Finished {
-            slot: self.slot,
-            outcome: self.op.fail(errno),
-        }
-    }
-
-    fn attempt(self) -> Attempt {
-        let Self { slot, op, done } = self;
-        match op {
-            Op::Recv {
-                socket,
-                mut buffer,
-                range,
-            } => {
-                let into = buffer.get_mut(range.clone()).unwrap_or_default();
-                let asked = into.len();
-                match sockets::recv(&socket, into) {
-                    Err(Errno::AGAIN) => Attempt::Blocked(Self {
-                        slot,
-                        op: Op::Recv {
-                            socket,
-                            buffer,
-                            range,
-                        },
-                        done,
-                    }),
-                    Ok(count) if count > 0 && count < asked => {
-                        Attempt::Drained(Outcome::Received {
-                            buffer,
-                            result: Ok(count),
-                        })
-                    }
-                    other => {
-                        let result = sockets::io_result(other);
-                        Attempt::Ended(Outcome::Received { buffer, result })
-                    }
-                }
-            }
-            Op::Send { socket, list } => match sockets::send(&socket, &list, done) {
-                Ok(done) if done < list.len() => Attempt::Blocked(Self {
-                    slot,
-                    op: Op::Send { socket, list },
-                    done,
-                }),
-                other => Attempt::Ended(sent(list, sockets::io_result(other.map(drop)))),
-            },
-            Op::Accept { listener } => match accept(&listener) {
-                Err(Errno::AGAIN) => Attempt::Blocked(Self {
-                    slot,
-                    op: Op::Accept { listener },
-                    done,
-                }),
-                other => Attempt::Ended(Outcome::Accepted(sockets::io_result(other))),
-            },
-            Op::Connect { socket, address } => match connect(&socket, &address, done > 0) {
-                Err(Errno::AGAIN) => Attempt::Blocked(Self {
-                    slot,
-                    op: Op::Connect { socket, address },
-                    done: 1,
-                }),
-                other => Attempt::Ended(Outcome::Connected(sockets::io_result(other))),
-            },
-            other => Attempt::Ended(other.fail(Errno::OPNOTSUPP)),
-        }
-    }
-}
-
-fn accept(listener: &Fd) -> Result<(OwnedFd, std::net::SocketAddr), Errno> {
-    sockets::set_nonblocking(listener)?;
-    sockets::accept(listener)
-}
-
-fn connect(socket: &Fd, address: &std::net::SocketAddr, begun: bool) -> Result<(), Errno> {
-    if begun {
-        return sockets::connected(socket);
-    }
-    sockets::set_nonblocking(socket)?;
-    sockets::connect(socket, address)
 }

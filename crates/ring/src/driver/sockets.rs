@@ -2,23 +2,26 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 
+use super::Finished;
 use super::blocking::again;
+use crate::buffer::Buffer;
 use crate::limits::PIECES_PER_SEND;
-use crate::op::{Fd, SendList};
+use crate::op::{Fd, Op, Outcome, SendList, sent};
 
 /// Makes calls on a descriptor return instead of waiting.
-pub(crate) fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
+fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
     rustix::io::ioctl_fionbio(fd, true)
 }
 
 /// Accepts one connection, or `EAGAIN`. The new socket does not block.
-pub(crate) fn accept(listener: &Fd) -> Result<(OwnedFd, SocketAddr), Errno> {
+fn accept(listener: &Fd) -> Result<(OwnedFd, SocketAddr), Errno> {
+    set_nonblocking(listener)?;
     loop {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match rustix::net::acceptfrom_with(listener, flags) {
@@ -34,8 +37,12 @@ pub(crate) fn accept(listener: &Fd) -> Result<(OwnedFd, SocketAddr), Errno> {
     }
 }
 
-/// Begins to connect: done, or `EAGAIN` when the socket becomes writable at the end of it.
-pub(crate) fn connect(socket: &Fd, address: &SocketAddr) -> Result<(), Errno> {
+/// Begins to connect, or goes on: done, or `EAGAIN` when the socket becomes writable at the end of it.
+fn connect(socket: &Fd, address: &SocketAddr, begun: bool) -> Result<(), Errno> {
+    if begun {
+        return connected(socket);
+    }
+    set_nonblocking(socket)?;
     match rustix::net::connect(socket, address) {
         Err(Errno::INPROGRESS | Errno::INTR | Errno::ALREADY) => Err(Errno::AGAIN),
         other => other,
@@ -53,13 +60,13 @@ pub(crate) fn connected(socket: &Fd) -> Result<(), Errno> {
 }
 
 /// Receives what is there, or `EAGAIN`.
-pub(crate) fn recv(socket: &Fd, into: &mut [u8]) -> Result<usize, Errno> {
+fn recv(socket: &Fd, into: &mut [u8]) -> Result<usize, Errno> {
     again(|| rustix::net::recv(socket, &mut *into, RecvFlags::DONTWAIT).map(|(count, _)| count))
 }
 
 /// Sends what remains of a list after `done` bytes, as far as the socket takes it. Ends with the
 /// new `done`, which is less than the list's length where `EAGAIN` stopped it.
-pub(crate) fn send(socket: &Fd, list: &SendList, mut done: usize) -> Result<usize, Errno> {
+fn send(socket: &Fd, list: &SendList, mut done: usize) -> Result<usize, Errno> {
     let mut pieces: Vec<IoSlice<'_>> = Vec::with_capacity(list.parts().len().min(PIECES_PER_SEND));
     while done < list.len() {
         pieces.clear();
@@ -86,4 +93,93 @@ pub(crate) fn send(socket: &Fd, list: &SendList, mut done: usize) -> Result<usiz
 /// The outcome of a list that was sent whole or failed.
 pub(crate) fn io_result<R>(result: Result<R, Errno>) -> io::Result<R> {
     result.map_err(io::Error::from)
+}
+
+/// A socket operation that is tried until it does not block.
+pub(crate) struct Pending {
+    pub(crate) slot: u32,
+    pub(crate) op: Op,
+    /// Bytes sent, or whether (1) a connect was begun.
+    pub(crate) done: usize,
+}
+
+/// How a try ended.
+pub(crate) enum Attempt {
+    Ended(Outcome),
+    /// Ended, and the direction was drained by it.
+    Drained(Outcome),
+    Blocked(Pending),
+}
+
+impl Pending {
+    pub(crate) fn new(slot: u32, op: Op) -> Self {
+        Self { slot, op, done: 0 }
+    }
+
+    pub(crate) fn fail(self, errno: Errno) -> Finished {
+        Finished {
+            slot: self.slot,
+            outcome: self.op.fail(errno),
+        }
+    }
+
+    /// Tries once; what would block comes back with what it has done so far.
+    pub(crate) fn attempt(self) -> Attempt {
+        let Self { slot, op, done } = self;
+        match op {
+            Op::Recv {
+                socket,
+                buffer,
+                range,
+            } => attempt_recv(slot, socket, buffer, range),
+            Op::Send { socket, list } => match send(&socket, &list, done) {
+                Ok(done) if done < list.len() => Attempt::Blocked(Self {
+                    slot,
+                    op: Op::Send { socket, list },
+                    done,
+                }),
+                other => Attempt::Ended(sent(list, io_result(other.map(drop)))),
+            },
+            Op::Accept { listener } => match accept(&listener) {
+                Err(Errno::AGAIN) => Attempt::Blocked(Self {
+                    slot,
+                    op: Op::Accept { listener },
+                    done,
+                }),
+                other => Attempt::Ended(Outcome::Accepted(io_result(other))),
+            },
+            Op::Connect { socket, address } => match connect(&socket, &address, done > 0) {
+                Err(Errno::AGAIN) => Attempt::Blocked(Self {
+                    slot,
+                    op: Op::Connect { socket, address },
+                    done: 1,
+                }),
+                other => Attempt::Ended(Outcome::Connected(io_result(other))),
+            },
+            other => Attempt::Ended(other.fail(Errno::OPNOTSUPP)),
+        }
+    }
+}
+
+fn attempt_recv(slot: u32, socket: Fd, mut buffer: Buffer, range: Range<usize>) -> Attempt {
+    let into = buffer.get_mut(range.clone()).unwrap_or_default();
+    let asked = into.len();
+    match recv(&socket, into) {
+        Err(Errno::AGAIN) => Attempt::Blocked(Pending::new(
+            slot,
+            Op::Recv {
+                socket,
+                buffer,
+                range,
+            },
+        )),
+        Ok(count) if count > 0 && count < asked => Attempt::Drained(Outcome::Received {
+            buffer,
+            result: Ok(count),
+        }),
+        other => Attempt::Ended(Outcome::Received {
+            buffer,
+            result: io_result(other),
+        }),
+    }
 }
