@@ -5,9 +5,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 
 use disk::CacheMode;
+pub use disk::{Backing, Provisioning};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -95,63 +95,6 @@ impl Device {
     const fn default_depth() -> u16 {
         128
     }
-}
-
-/// What a device is made of.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Backing {
-    /// An image file.
-    Image {
-        /// The file.
-        path: PathBuf,
-        /// Size in bytes; raising it grows the device online, lowering it is refused.
-        size: u64,
-        /// Thin, or all space reserved at creation.
-        #[serde(default)]
-        provisioning: Provisioning,
-        /// Logical block size in bytes: 512 or 4096.
-        #[serde(default = "default_block_size")]
-        block_size: u32,
-        /// Refuse writes.
-        #[serde(default)]
-        read_only: bool,
-    },
-    /// A physical disk, partition or volume.
-    Block {
-        /// The device node; a path under /dev/disk/by-id survives a reboot.
-        path: PathBuf,
-        /// Logical block size told to initiators; the disk's own unless given.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        block_size: Option<u32>,
-        /// Refuse writes.
-        #[serde(default)]
-        read_only: bool,
-    },
-    /// Memory: contents end with the process.
-    Ram {
-        /// Size in bytes.
-        size: u64,
-        /// Logical block size in bytes: 512 or 4096.
-        #[serde(default = "default_block_size")]
-        block_size: u32,
-    },
-    /// An ISO image as a read-only optical drive.
-    Iso {
-        /// The file.
-        path: PathBuf,
-    },
-}
-
-/// How an image file takes its space.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Provisioning {
-    /// Space is taken when first written.
-    #[default]
-    Thin,
-    /// All space is reserved when the file is made.
-    Preallocated,
 }
 
 /// An account for CHAP.
@@ -292,10 +235,6 @@ impl fmt::Display for Action {
 
 const fn yes() -> bool {
     true
-}
-
-const fn default_block_size() -> u32 {
-    512
 }
 
 fn any() -> String {

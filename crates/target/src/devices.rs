@@ -1,0 +1,309 @@
+//! From a device in the configuration to a logical unit that is served.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use disk::beside::ProcessIdentity;
+use disk::{Beside, BesideStore, Disk};
+use scsi::{Identity, Kind, Medium, Unit};
+
+use crate::config::{Backing, Config, Device};
+use crate::info::{DeviceInfo, DeviceState, ReservationInfo};
+use crate::unit::{Durable, LogicalUnit};
+
+/// Target and portal groups that a device is reached through.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Exposure {
+    pub(crate) target: String,
+    pub(crate) ports: Vec<u16>,
+}
+
+impl Exposure {
+    pub(crate) fn of(config: &Config, device: &str) -> Self {
+        let target = config
+            .targets
+            .iter()
+            .find(|target| target.luns.iter().any(|lun| lun.device == device));
+        let Some(target) = target else {
+            return Self::default();
+        };
+        let mut ports: Vec<u16> = config
+            .portals
+            .iter()
+            .filter(|portal| crate::access::answers_on(target, &portal.name))
+            .map(|portal| portal.group)
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self {
+            target: target.name.clone(),
+            ports,
+        }
+    }
+}
+
+/// Opens a device with what lies beside it. Blocks.
+///
+/// A device that cannot be opened still gives a unit, NOT READY, as long as its identity can be
+/// read: its initiators see that their disk is in trouble, not that it is gone.
+///
+/// # Errors
+/// The reason in words when there is not even an identity.
+pub(crate) fn open(
+    device: &Device,
+    exposure: &Exposure,
+    data_dir: &Path,
+) -> Result<LogicalUnit, String> {
+    let opened = disk::open(&device.backing, device.cache).map_err(|error| chain(&error));
+    let store =
+        BesideStore::for_device(&device.backing, &device.name, data_dir).map_err(|error| {
+            opened
+                .as_ref()
+                .err()
+                .cloned()
+                .unwrap_or_else(|| chain(&error))
+        })?;
+    let mut beside = match &opened {
+        Ok(_) => store.load_or_create().map_err(|error| chain(&error))?,
+        Err(reason) => store
+            .load()
+            .map_err(|error| chain(&error))?
+            .ok_or_else(|| reason.clone())?,
+    };
+    let mut news = crate::doubt::settle(&mut beside).map_err(|error| chain(&error))?;
+    let mut unit = describe(device, opened.as_deref().ok(), &beside, exposure);
+    if matches!(device.backing, Backing::Ram { .. }) {
+        let process = process()?;
+        if beside.contents_lost(process) {
+            unit.medium = Medium::Absent;
+        } else if beside.contents.is_none() {
+            beside.loaded(process);
+            news = true;
+        }
+    }
+    if news {
+        store.save(&beside).map_err(|error| chain(&error))?;
+    }
+    let depth = depth(device);
+    let durable = Durable { store, beside };
+    let unit = LogicalUnit::new(
+        device.name.clone(),
+        opened.as_ref().ok().cloned(),
+        unit,
+        depth,
+        durable,
+    );
+    unit.set_trouble(opened.err());
+    Ok(unit)
+}
+
+/// This process, as RAM disks remember it.
+pub(crate) fn process() -> Result<&'static ProcessIdentity, String> {
+    static PROCESS: OnceLock<Result<ProcessIdentity, String>> = OnceLock::new();
+    let process = PROCESS.get_or_init(|| ProcessIdentity::current().map_err(|error| chain(&error)));
+    process.as_ref().map_err(Clone::clone)
+}
+
+/// Commands that run at once.
+pub(crate) fn depth(device: &Device) -> usize {
+    if device.asynchronous {
+        usize::from(device.queue_depth)
+    } else {
+        1
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The unit as it is published first.
+fn describe(
+    device: &Device,
+    disk: Option<&dyn Disk>,
+    beside: &Beside,
+    exposure: &Exposure,
+) -> Unit {
+    let kind = match device.backing {
+        Backing::Iso { .. } => Kind::Optical,
+        Backing::Image { .. } | Backing::Block { .. } | Backing::Ram { .. } => Kind::Disk,
+    };
+    let identity = identity(kind, beside, exposure);
+    let (block_size, blocks) = disk.map_or_else(
+        || (declared_block_size(&device.backing, kind), 0),
+        |disk| (disk.geometry().block_size, disk.geometry().blocks),
+    );
+    let mut unit = Unit::new(kind, Arc::new(identity), block_size, blocks);
+    if let Some(saved) = beside.mode {
+        unit.mode = scsi::mode::State::restore(saved);
+    }
+    if let Some(saved) = &beside.reservations {
+        unit.reservations = Arc::new(scsi::reservation::State::restore(saved.clone()));
+    }
+    unit.medium = if disk.is_some() {
+        Medium::Present
+    } else {
+        Medium::Stuck
+    };
+    unit.removable |= device.removable;
+    unit.read_only |= device.backing.read_only();
+    if let Some(disk) = disk {
+        adopt_features(&mut unit, disk);
+    }
+    unit
+}
+
+/// What the device can do, as told to initiators.
+pub(crate) fn adopt_features(unit: &mut Unit, disk: &dyn Disk) {
+    let features = disk.features();
+    let geometry = disk.geometry();
+    unit.physical_block_size = geometry.physical_block_size;
+    unit.thin = features.thin;
+    unit.unmap_granularity = features.unmap_granularity;
+    unit.rotational = features.rotational;
+    unit.volatile_cache = features.volatile_cache;
+    unit.read_only |= features.read_only;
+}
+
+fn declared_block_size(backing: &Backing, kind: Kind) -> u32 {
+    match backing {
+        Backing::Image { block_size, .. } | Backing::Ram { block_size, .. } => *block_size,
+        Backing::Block { block_size, .. } => block_size.unwrap_or(512),
+        Backing::Iso { .. } => {
+            debug_assert_eq!(kind, Kind::Optical);
+            2048
+        }
+    }
+}
+
+/// What never changes, and the ports it is reached through.
+pub(crate) fn identity(kind: Kind, beside: &Beside, exposure: &Exposure) -> Identity {
+    let mut identity = Identity::new(
+        kind,
+        beside.serial.clone(),
+        beside.naa,
+        exposure.target.clone(),
+    );
+    if !exposure.ports.is_empty() {
+        identity.ports = exposure.ports.clone();
+    }
+    identity
+}
+
+/// A line of the listing.
+pub(crate) fn info(
+    device: &Device,
+    unit: &LogicalUnit,
+    exposed: Option<(String, u16)>,
+) -> DeviceInfo {
+    let published = unit.published();
+    let state = match (published.medium, unit.trouble()) {
+        (Medium::Present, _) => DeviceState::Ready,
+        (Medium::Ejected, _) => DeviceState::Ejected,
+        (Medium::Absent, None) => DeviceState::Empty,
+        (_, reason) => DeviceState::NotReady {
+            reason: reason.unwrap_or_else(|| "it is being loaded".to_owned()),
+        },
+    };
+    let naa = published
+        .identity
+        .naa
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    DeviceInfo {
+        name: device.name.clone(),
+        kind: device.backing.kind().to_owned(),
+        path: device.backing.path().map(Path::to_path_buf),
+        size: published.blocks * u64::from(published.block_size),
+        block_size: published.block_size,
+        state,
+        cache: device.cache,
+        serial: published.identity.serial.clone(),
+        naa,
+        exposed,
+        reservations: reservations(&published),
+        running: unit.gate.running(),
+        counters: unit.counters.snapshot(),
+    }
+}
+
+/// A device without a unit.
+pub(crate) fn failed_info(
+    device: &Device,
+    reason: &str,
+    exposed: Option<(String, u16)>,
+) -> DeviceInfo {
+    DeviceInfo {
+        name: device.name.clone(),
+        kind: device.backing.kind().to_owned(),
+        path: device.backing.path().map(Path::to_path_buf),
+        size: 0,
+        block_size: 0,
+        state: DeviceState::NotReady {
+            reason: reason.to_owned(),
+        },
+        cache: device.cache,
+        serial: String::new(),
+        naa: String::new(),
+        exposed,
+        reservations: ReservationInfo::default(),
+        running: 0,
+        counters: crate::info::DeviceCounters::default(),
+    }
+}
+
+fn reservations(unit: &Unit) -> ReservationInfo {
+    let state = &unit.reservations;
+    let hex = |isid: &[u8; 6]| {
+        isid.iter()
+            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    };
+    let reservation = state.reservation();
+    ReservationInfo {
+        generation: state.generation(),
+        persistent: state.aptpl(),
+        kind: reservation.map(|reservation| words(reservation.kind).to_owned()),
+        holder: reservation
+            .and_then(|reservation| reservation.holder.as_ref())
+            .map(|nexus| nexus.initiator.to_string()),
+        registrations: state
+            .registrations()
+            .map(|(nexus, _)| (nexus.initiator.to_string(), hex(&nexus.isid), nexus.port))
+            .collect(),
+    }
+}
+
+/// SPC's names of the reservation types.
+const fn words(kind: scsi::reservation::Type) -> &'static str {
+    use scsi::reservation::Type;
+    match kind {
+        Type::WriteExclusive => "Write Exclusive",
+        Type::ExclusiveAccess => "Exclusive Access",
+        Type::WriteExclusiveRegistrantsOnly => "Write Exclusive - Registrants Only",
+        Type::ExclusiveAccessRegistrantsOnly => "Exclusive Access - Registrants Only",
+        Type::WriteExclusiveAllRegistrants => "Write Exclusive - All Registrants",
+        Type::ExclusiveAccessAllRegistrants => "Exclusive Access - All Registrants",
+    }
+}
+
+/// Initiators with registrations, for a person to read.
+pub(crate) fn holders(unit: &Unit) -> Option<String> {
+    let state = &unit.reservations;
+    if state.is_empty() {
+        return None;
+    }
+    let mut names: Vec<String> = state
+        .registrations()
+        .map(|(nexus, _)| nexus.initiator.to_string())
+        .collect();
+    names.sort();
+    names.dedup();
+    Some(names.join(", "))
+}

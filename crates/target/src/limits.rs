@@ -1,0 +1,58 @@
+//! Every bound of the service, in one place.
+
+use std::time::Duration;
+
+/// Shards at most, whatever the machine has.
+pub const SHARDS_MAX: usize = 64;
+/// Connections one shard keeps at once, logins in progress included.
+pub const CONNECTIONS_PER_SHARD_MAX: usize = 4096;
+/// Connections of one shard that have not finished their login; one more is closed at once.
+pub const LOGINS_PER_SHARD_MAX: usize = 512;
+/// Time from accept to the end of login.
+pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(15);
+/// Bytes of one connection's receive buffer.
+pub const RECEIVE_BYTES: usize = 64 * 1024;
+/// Bytes waiting to be sent on a connection; past it, its input rests until some have left.
+pub const SEND_BACKLOG_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Commands a session may have open: the command window offered.
+pub const COMMAND_WINDOW: u32 = 128;
+/// Data-out of one command in bytes; a longer one is refused with ILLEGAL REQUEST.
+pub const DATA_OUT_BYTES_MAX: u32 = 16 * 1024 * 1024;
+/// Buffer memory of a shard unless told otherwise.
+pub const POOL_BYTES_PER_SHARD: usize = 512 * 1024 * 1024;
+/// Of that, bytes kept for reuse while idle.
+pub const POOL_IDLE_BYTES: usize = 32 * 1024 * 1024;
+/// Commands that wait at one LUN for a slot or a range; one more gets TASK SET FULL.
+pub const GATE_QUEUE_MAX: usize = 4096;
+/// Messages from the control plane that wait at a shard; senders wait for room.
+pub const SHARD_INBOX: usize = 1024;
+/// Requests from shards that wait at the control plane; a command that finds it full gets BUSY.
+pub const CONTROL_INBOX: usize = 4096;
+/// How long a change waits for commands that it must outlive (PREEMPT, resets, reinstatement);
+/// after it the answer is a failure and the LUN goes NOT READY until it drains.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often a shard looks at the clocks of its connections.
+pub const TICK: Duration = Duration::from_secs(1);
+/// Quiet time of a connection before the target sends a NOP-In.
+pub const NOP_INTERVAL: Duration = Duration::from_secs(10);
+/// Time for the answer to that NOP-In; then the connection is dropped.
+pub const NOP_TIME_MAX: Duration = Duration::from_secs(20);
+/// Portals at most.
+pub const PORTALS_MAX: usize = 256;
+/// Targets at most.
+pub const TARGETS_MAX: usize = 1024;
+/// Devices at most.
+pub const DEVICES_MAX: usize = 4096;
+/// LUN numbers are below this (single-level peripheral addressing).
+pub const LUN_NUMBERS: u16 = 256;
+/// Access rules of one target at most.
+pub const RULES_MAX: usize = 1024;
+/// CHAP accounts at most.
+pub const ACCOUNTS_MAX: usize = 4096;
+/// Notices waiting for the admin floor; further ones are counted and dropped.
+pub const NOTICES: usize = 1024;
+/// Nexuses remembered as writers of one device whose cache is volatile.
+pub const WRITERS_MAX: usize = 1024;
+
+const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD);
+const _: () = assert!(COMMAND_WINDOW as usize <= GATE_QUEUE_MAX);

@@ -1,0 +1,307 @@
+//! What shards and the control plane say to each other, through bounded channels.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use scsi::change::Selector;
+use scsi::{Attention, Change, Nexus};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::gate::Grant;
+use crate::registry::SessionShared;
+use crate::unit::LogicalUnit;
+
+/// Names a connection of a shard; an old name never means a new connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ConnectionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// A portal at run time.
+#[derive(Debug)]
+pub(crate) struct PortalState {
+    pub(crate) name: String,
+    pub(crate) group: u16,
+    pub(crate) address: SocketAddr,
+    pub(crate) interface: Option<String>,
+    pub(crate) listening: AtomicBool,
+    pub(crate) connections: AtomicUsize,
+}
+
+/// To a shard.
+#[derive(Debug)]
+pub(crate) enum ShardMessage {
+    /// Accept connections on this socket.
+    Listen {
+        portal: Arc<PortalState>,
+        listener: ring::Fd,
+    },
+    /// Stop accepting for the portal; its connections stay until they are ended otherwise.
+    Unlisten {
+        portal: Arc<PortalState>,
+        done: oneshot::Sender<()>,
+    },
+    /// An accepted connection to serve.
+    Connection {
+        socket: OwnedFd,
+        peer: SocketAddr,
+        portal: Arc<PortalState>,
+    },
+    /// Answer to [`ControlRequest::Admit`].
+    Admitted {
+        connection: ConnectionId,
+        outcome: Result<Admission, Refusal>,
+    },
+    /// Answer to [`ControlRequest::Change`] and [`ControlRequest::Record`].
+    Changed {
+        key: u64,
+        result: Result<(), scsi::Response>,
+    },
+    /// A barrier: the unit was published anew. See [`UnitWork`].
+    Work {
+        work: Arc<UnitWork>,
+        done: oneshot::Sender<()>,
+    },
+    /// Answer to [`ControlRequest::Reset`].
+    ResetDone {
+        connection: ConnectionId,
+        tag: u32,
+        complete: bool,
+    },
+    /// End a session; its registry entry goes when its last command has ended.
+    End { tsih: u16, reason: &'static str },
+    /// The session's LUN map, or its right to be there, may have changed.
+    Remap {
+        tsih: u16,
+        luns: Vec<SeenUnit>,
+        done: oneshot::Sender<()>,
+    },
+    /// End everything and stop.
+    Stop,
+}
+
+/// A LUN of a session.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenUnit {
+    pub(crate) number: u16,
+    pub(crate) read_only: bool,
+    pub(crate) unit: Arc<LogicalUnit>,
+}
+
+/// What a shard does at a barrier, besides looking at the new value from now on.
+#[derive(Debug)]
+pub(crate) struct UnitWork {
+    pub(crate) unit: Arc<LogicalUnit>,
+    pub(crate) attentions: Vec<(Selector, Attention)>,
+    pub(crate) abort: Abort,
+    /// Answer only when commands that run on the disk now have ended: they may have been checked
+    /// against the old value.
+    pub(crate) drain: bool,
+    /// Others than this one whose commands end are told so by a unit attention.
+    pub(crate) cleared_by: Option<Nexus>,
+    /// The command that asked does not end by its own change.
+    pub(crate) asked_by: Option<Reply>,
+}
+
+/// Commands that end at a barrier.
+#[derive(Clone, Debug)]
+pub(crate) enum Abort {
+    None,
+    /// Of these nexuses (PREEMPT AND ABORT).
+    Nexuses(Vec<Nexus>),
+    /// All of the unit (CLEAR TASK SET, resets, the unit goes away).
+    All,
+}
+
+/// A login was admitted.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) session: Arc<SessionShared>,
+    pub(crate) luns: Vec<SeenUnit>,
+}
+
+/// Why a login is not admitted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Refusal {
+    /// No rule allows it (any more).
+    Forbidden,
+    /// The target is gone.
+    NotFound,
+    /// The target serves one initiator at a time, and another one has it.
+    Taken,
+    /// The old session of this nexus does not end.
+    Stuck,
+    /// No session handle is free, or too much at once.
+    Exhausted,
+}
+
+/// To the control plane.
+#[derive(Debug)]
+pub(crate) enum ControlRequest {
+    /// Apply a change of shared state.
+    Change {
+        unit: Arc<LogicalUnit>,
+        nexus: Nexus,
+        change: Change,
+        ticket: Arc<Ticket>,
+        reply: Reply,
+    },
+    /// Remember beside the device that this nexus writes.
+    Record {
+        unit: Arc<LogicalUnit>,
+        nexus: Nexus,
+        reply: Reply,
+    },
+    /// Forget that writes of this nexus are in doubt: it was told.
+    Told {
+        unit: Arc<LogicalUnit>,
+        nexus: Nexus,
+    },
+    /// CLEAR TASK SET or a reset of units.
+    Reset {
+        units: Vec<Arc<LogicalUnit>>,
+        by: Nexus,
+        kind: ResetKind,
+        shard: usize,
+        connection: ConnectionId,
+        tag: u32,
+    },
+    /// Let a session in.
+    Admit {
+        shard: usize,
+        connection: ConnectionId,
+        login: Box<Login>,
+    },
+    /// A nexus is gone: what it held by RESERVE(6) goes, too.
+    NexusLost {
+        units: Vec<Arc<LogicalUnit>>,
+        nexus: Nexus,
+    },
+    /// Aborted commands did not end within the bound.
+    Stuck { unit: Arc<LogicalUnit> },
+    /// The last of them has ended.
+    Recovered { unit: Arc<LogicalUnit> },
+}
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reply {
+    pub(crate) shard: usize,
+    pub(crate) key: u64,
+}
+
+/// How far a reset goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ResetKind {
+    /// Ends the tasks of all nexuses, changes nothing else.
+    ClearTaskSet,
+    /// LOGICAL UNIT RESET, or one unit of a target reset.
+    Unit,
+}
+
+/// A login that passed authentication and negotiation.
+#[derive(Debug)]
+pub(crate) struct Login {
+    pub(crate) initiator: String,
+    pub(crate) isid: [u8; 6],
+    pub(crate) target: String,
+    pub(crate) portal: Arc<PortalState>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) user: Option<String>,
+    pub(crate) header_digest: bool,
+    pub(crate) data_digest: bool,
+}
+
+/// Decides who wins when a command is aborted while its change waits: the change has begun, or the
+/// abort came first and the change never happens.
+#[derive(Debug, Default)]
+pub(crate) struct Ticket(AtomicU8);
+
+impl Ticket {
+    const WAITING: u8 = 0;
+    const BEGUN: u8 = 1;
+    const CANCELLED: u8 = 2;
+
+    fn take(&self, to: u8) -> bool {
+        self.0
+            .compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// The control plane begins; `false` when it was cancelled.
+    pub(crate) fn begin(&self) -> bool {
+        self.take(Self::BEGUN)
+    }
+
+    /// The shard cancels; `false` when it has begun.
+    pub(crate) fn cancel(&self) -> bool {
+        self.take(Self::CANCELLED)
+    }
+}
+
+/// How anybody reaches a shard.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardHandle {
+    inbox: mpsc::Sender<ShardMessage>,
+    waker: ring::Waker,
+    pub(crate) board: Arc<Board>,
+}
+
+/// What others write and a shard reads between turns.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    /// Passes for commands of this shard that waited at a gate; as many as it has commands at most.
+    grants: Mutex<Vec<Grant>>,
+    /// Connections it has: new ones go to the shard with the fewest.
+    pub(crate) connections: AtomicUsize,
+}
+
+impl Board {
+    pub(crate) fn take_grants(&self) -> Vec<Grant> {
+        std::mem::take(&mut self.grants.lock())
+    }
+}
+
+impl ShardHandle {
+    pub(crate) const fn new(
+        inbox: mpsc::Sender<ShardMessage>,
+        waker: ring::Waker,
+        board: Arc<Board>,
+    ) -> Self {
+        Self {
+            inbox,
+            waker,
+            board,
+        }
+    }
+
+    /// Sends, waiting for room. A shard that is gone takes nothing: the answer never comes.
+    pub(crate) async fn send(&self, message: ShardMessage) {
+        if self.inbox.send(message).await.is_ok() {
+            self.waker.wake();
+        }
+    }
+
+    /// Sends if there is room, for senders that cannot wait.
+    pub(crate) fn try_send(&self, message: ShardMessage) -> Result<(), ShardMessage> {
+        match self.inbox.try_send(message) {
+            Ok(()) => {
+                self.waker.wake();
+                Ok(())
+            }
+            Err(
+                mpsc::error::TrySendError::Full(message)
+                | mpsc::error::TrySendError::Closed(message),
+            ) => Err(message),
+        }
+    }
+
+    pub(crate) fn grant(&self, grant: Grant) {
+        self.board.grants.lock().push(grant);
+        self.waker.wake();
+    }
+}

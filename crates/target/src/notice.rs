@@ -1,0 +1,244 @@
+//! What the service tells the admin floor: typed, with a stable code.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// How much it matters.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Something may need a look.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(tag = "notice", rename_all = "kebab-case")]
+pub enum Notice {
+    /// An initiator logged in.
+    SessionOpened {
+        /// Its name.
+        initiator: String,
+        /// The target.
+        target: String,
+        /// Where it came from.
+        peer: SocketAddr,
+    },
+    /// A session ended.
+    SessionClosed {
+        /// Initiator name.
+        initiator: String,
+        /// The target.
+        target: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A login was refused.
+    LoginRefused {
+        /// The name it gave, if any.
+        initiator: String,
+        /// The target it asked for, if any.
+        target: String,
+        /// Where it came from.
+        peer: SocketAddr,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A device cannot be used; its LUN is NOT READY.
+    DeviceFailed {
+        /// The device.
+        device: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A device can be used (again).
+    DeviceReady {
+        /// The device.
+        device: String,
+    },
+    /// A write found no space under a thin device.
+    NoSpace {
+        /// The device.
+        device: String,
+    },
+    /// A disk returned an error.
+    DiskError {
+        /// The device.
+        device: String,
+        /// What it said.
+        error: String,
+    },
+    /// Persistent reservations of a device changed by preemption or clearing.
+    ReservationPreempted {
+        /// The device.
+        device: String,
+        /// Who did it.
+        initiator: String,
+    },
+    /// A LUN was reset by an initiator.
+    LunReset {
+        /// The device.
+        device: String,
+        /// Who did it.
+        initiator: String,
+    },
+    /// Commands did not end within the bound; the LUN is NOT READY until they do.
+    DeviceStuck {
+        /// The device.
+        device: String,
+    },
+    /// After an unclean stop of the host, initiators that had written are told so.
+    WritesInDoubt {
+        /// The device.
+        device: String,
+        /// How many initiator ports.
+        writers: usize,
+    },
+    /// A portal stopped listening.
+    PortalFailed {
+        /// The portal.
+        portal: String,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+impl Notice {
+    /// A stable word for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::SessionOpened { .. } => "session-opened",
+            Self::SessionClosed { .. } => "session-closed",
+            Self::LoginRefused { .. } => "login-refused",
+            Self::DeviceFailed { .. } => "device-failed",
+            Self::DeviceReady { .. } => "device-ready",
+            Self::NoSpace { .. } => "device-no-space",
+            Self::DiskError { .. } => "device-disk-error",
+            Self::ReservationPreempted { .. } => "reservation-preempted",
+            Self::LunReset { .. } => "lun-reset",
+            Self::DeviceStuck { .. } => "device-stuck",
+            Self::WritesInDoubt { .. } => "device-writes-in-doubt",
+            Self::PortalFailed { .. } => "portal-failed",
+        }
+    }
+
+    /// How much it matters.
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::SessionOpened { .. } | Self::SessionClosed { .. } | Self::DeviceReady { .. } => {
+                Severity::Info
+            }
+            Self::LoginRefused { .. }
+            | Self::ReservationPreempted { .. }
+            | Self::LunReset { .. }
+            | Self::WritesInDoubt { .. } => Severity::Warning,
+            Self::DeviceFailed { .. }
+            | Self::NoSpace { .. }
+            | Self::DiskError { .. }
+            | Self::DeviceStuck { .. }
+            | Self::PortalFailed { .. } => Severity::Error,
+        }
+    }
+
+    /// What it is about: a device, a target, a portal.
+    pub fn subject(&self) -> &str {
+        match self {
+            Self::SessionOpened { target, .. }
+            | Self::SessionClosed { target, .. }
+            | Self::LoginRefused { target, .. } => target,
+            Self::DeviceFailed { device, .. }
+            | Self::DeviceReady { device }
+            | Self::NoSpace { device }
+            | Self::DiskError { device, .. }
+            | Self::ReservationPreempted { device, .. }
+            | Self::LunReset { device, .. }
+            | Self::DeviceStuck { device }
+            | Self::WritesInDoubt { device, .. } => device,
+            Self::PortalFailed { portal, .. } => portal,
+        }
+    }
+
+    /// What a person can do about it, where there is something.
+    pub const fn next_step(&self) -> Option<&'static str> {
+        match self {
+            Self::LoginRefused { .. } => Some(
+                "check the initiator's name, address and CHAP secret against `sanctum access list` and `sanctum chap list`",
+            ),
+            Self::DeviceFailed { .. } => {
+                Some("put the device right, then `sanctum device load NAME`")
+            }
+            Self::NoSpace { .. } => Some("free space on the file system that holds the image"),
+            Self::DiskError { .. } | Self::DeviceStuck { .. } => {
+                Some("look at the disk under the device and at the system log")
+            }
+            Self::WritesInDoubt { .. } => {
+                Some("check the file systems on this LUN: unflushed writes may be missing")
+            }
+            Self::PortalFailed { .. } => Some("check that the address exists and the port is free"),
+            Self::SessionOpened { .. }
+            | Self::SessionClosed { .. }
+            | Self::DeviceReady { .. }
+            | Self::ReservationPreempted { .. }
+            | Self::LunReset { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SessionOpened {
+                initiator, peer, ..
+            } => {
+                write!(f, "{initiator} logged in from {peer}")
+            }
+            Self::SessionClosed {
+                initiator, reason, ..
+            } => {
+                write!(f, "the session of {initiator} ended: {reason}")
+            }
+            Self::LoginRefused {
+                initiator,
+                peer,
+                reason,
+                ..
+            } => {
+                write!(f, "login of {initiator} from {peer} refused: {reason}")
+            }
+            Self::DeviceFailed { device, reason } => {
+                write!(f, "device {device} is not ready: {reason}")
+            }
+            Self::DeviceReady { device } => write!(f, "device {device} is ready"),
+            Self::NoSpace { device } => {
+                write!(
+                    f,
+                    "device {device}: no space left for a write; it was refused"
+                )
+            }
+            Self::DiskError { device, error } => write!(f, "device {device}: {error}"),
+            Self::ReservationPreempted { device, initiator } => {
+                write!(f, "{initiator} took the reservation of device {device}")
+            }
+            Self::LunReset { device, initiator } => {
+                write!(f, "{initiator} reset device {device}")
+            }
+            Self::DeviceStuck { device } => write!(
+                f,
+                "device {device}: commands do not end; its LUN is not ready until they do"
+            ),
+            Self::WritesInDoubt { device, writers } => write!(
+                f,
+                "device {device}: the host stopped without a flush; {writers} initiator ports will be told that writes may be missing"
+            ),
+            Self::PortalFailed { portal, reason } => {
+                write!(f, "portal {portal} does not listen: {reason}")
+            }
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The handle to the running service: start, apply, look, stop.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use scsi::Medium;
+use tokio::sync::mpsc;
+
+use crate::check::ConfigError;
+use crate::config::Config;
+use crate::control::{Control, Shared};
+use crate::devices;
+use crate::exports::Exports;
+use crate::info::{DeviceInfo, PortalInfo, SessionInfo, Status};
+use crate::limits;
+use crate::listeners::Listeners;
+use crate::message::ShardMessage;
+use crate::notice::Notice;
+use crate::secrets::Secrets;
+use crate::shard;
+use crate::unit::LogicalUnit;
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where identities and reservations of devices lie that have no place beside themselves.
+    pub data_dir: PathBuf,
+    /// Shards; 0 = one for each core the process may use.
+    pub shards: usize,
+    /// Forces an I/O driver.
+    pub driver: Option<ring::DriverKind>,
+    /// How long an idle shard polls before it sleeps.
+    pub spin: Duration,
+    /// Buffer memory of each shard in bytes; 0 = [`limits::POOL_BYTES_PER_SHARD`].
+    pub pool_bytes_per_shard: usize,
+}
+
+/// What the service could not do. Nothing has changed then, unless the variant says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// The configuration is wrong in itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A device cannot be opened or changed.
+    #[error("device {device}: {reason}")]
+    Device {
+        /// The device.
+        device: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A portal cannot listen.
+    #[error(
+        "portal {portal} cannot listen on {address}; choose another address or port, or stop what uses it"
+    )]
+    Listen {
+        /// The portal.
+        portal: String,
+        /// The address asked for.
+        address: SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Not while persistent reservations exist.
+    #[error(
+        "device {device}: {what} is refused while initiators hold persistent reservations \
+         ({holders}); have them released, or clear them with `sanctum device clear-reservations {device}`"
+    )]
+    Reserved {
+        /// The device.
+        device: String,
+        /// What was asked.
+        what: &'static str,
+        /// Initiators that are registered.
+        holders: String,
+    },
+    /// There is no such thing.
+    #[error("there is no {what} named {name}")]
+    NotFound {
+        /// Kind of thing.
+        what: &'static str,
+        /// The name given.
+        name: String,
+    },
+    /// Commands did not end in time; the change holds, but what it had to wait for is still running.
+    #[error("{what}: running commands did not end within {} s; look at the disk under the device", limits::DRAIN_TIME_MAX.as_secs())]
+    Stuck {
+        /// The device or session.
+        what: String,
+    },
+    /// The shards could not be started.
+    #[error("the data path cannot start: {reason}")]
+    Start {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// The running service. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) control: Control,
+    pub(crate) options: Options,
+    pub(crate) listeners: tokio::sync::Mutex<Listeners>,
+    started: Instant,
+    kind: ring::DriverKind,
+    ring_reason: Option<String>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Service {
+    /// Starts shards, opens devices and listens. A device that cannot be opened leaves its LUN NOT
+    /// READY, a portal that cannot listen is left out; both are told as notices, and the rest is
+    /// served. Must be called within a tokio runtime, which then runs the control plane.
+    ///
+    /// # Errors
+    /// [`ServiceError::Config`] and [`ServiceError::Start`].
+    pub async fn start(
+        options: Options,
+        config: Config,
+        secrets: Secrets,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Self, ServiceError> {
+        Self::check(&config, &|name| secrets.contains(name))?;
+        let started = start_shards(&options)?;
+        let kind = started
+            .first()
+            .map_or(ring::DriverKind::Epoll, |shard| shard.kind);
+        let shards: Arc<[_]> = started.iter().map(|shard| shard.handle.clone()).collect();
+        let (control_in, control_out) = mpsc::channel(limits::CONTROL_INBOX);
+        let shared = Arc::new(Shared::new(Exports::default(), notices, clock));
+        let mut threads = Vec::new();
+        for shard in started {
+            let links = shard::Links {
+                shared: Arc::clone(&shared),
+                control: control_in.clone(),
+                peers: Arc::clone(&shards),
+            };
+            if shard.links.send(links).is_err() {
+                return Err(ServiceError::Start {
+                    reason: "a shard ended at its start".to_owned(),
+                });
+            }
+            threads.push(shard.thread);
+        }
+        drop(control_in);
+        let control = Control { shared, shards };
+        tokio::spawn(control.clone().run(control_out));
+        let service = Self {
+            inner: Arc::new(Inner {
+                control,
+                options,
+                listeners: tokio::sync::Mutex::new(Listeners::default()),
+                started: clock(),
+                kind,
+                ring_reason: ring::probe().uring.err(),
+                threads: Mutex::new(threads),
+            }),
+        };
+        service.serve_first(config, secrets).await;
+        Ok(service)
+    }
+
+    /// Checks what can be known to be wrong without touching anything.
+    ///
+    /// # Errors
+    /// The first thing found wrong, with its path.
+    pub fn check(config: &Config, secret_exists: &dyn Fn(&str) -> bool) -> Result<(), ConfigError> {
+        crate::check::check(config, secret_exists)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.control.shared
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.shared().exports.load().config)
+    }
+
+    /// Sessions now.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.shared().registry.list(clock())
+    }
+
+    /// Devices, in the order of the configuration.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let exports = self.shared().exports.load();
+        let line = |device: &crate::config::Device| {
+            let exposed = exports
+                .exposure(&device.name)
+                .map(|(target, lun)| (target.name.clone(), lun));
+            match exports.units.get(&device.name) {
+                Some(unit) => devices::info(device, unit, exposed),
+                None => {
+                    let reason = exports.failed.get(&device.name);
+                    devices::failed_info(device, reason.map_or("unknown", String::as_str), exposed)
+                }
+            }
+        };
+        exports.config.devices.iter().map(line).collect()
+    }
+
+    /// Portals, in the order of the configuration.
+    pub fn portals(&self) -> Vec<PortalInfo> {
+        let exports = self.shared().exports.load();
+        let line = |portal: &crate::config::Portal| {
+            let state = exports.portals.get(&portal.name);
+            PortalInfo {
+                name: portal.name.clone(),
+                address: portal.socket_address(),
+                group: portal.group,
+                enabled: portal.enabled,
+                listening: state.is_some_and(|state| state.listening.load(Ordering::Acquire)),
+                connections: state.map_or(0, |state| state.connections.load(Ordering::Relaxed)),
+            }
+        };
+        exports.config.portals.iter().map(line).collect()
+    }
+
+    /// The service as a whole.
+    pub fn status(&self) -> Status {
+        let devices = self.devices();
+        let ready = |device: &&DeviceInfo| device.state == crate::info::DeviceState::Ready;
+        Status {
+            shards: self.inner.control.shards.len(),
+            ring: self.inner.kind.to_string(),
+            ring_reason: self.inner.ring_reason.clone(),
+            uptime_seconds: clock()
+                .saturating_duration_since(self.inner.started)
+                .as_secs(),
+            sessions: self.shared().registry.len(),
+            targets: self.config().targets.len(),
+            devices: devices.len(),
+            devices_not_ready: devices.len() - devices.iter().filter(ready).count(),
+            notices_dropped: self.shared().notices_dropped.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends a session and waits until its last command has ended.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], [`ServiceError::Stuck`].
+    pub async fn drop_session(&self, tsih: u16) -> Result<(), ServiceError> {
+        let session = self
+            .shared()
+            .registry
+            .find(tsih)
+            .ok_or_else(|| ServiceError::NotFound {
+                what: "session",
+                name: tsih.to_string(),
+            })?;
+        self.inner
+            .control
+            .end_session(tsih, session.shard, "an administrator ended it")
+            .await
+            .map_err(|_| ServiceError::Stuck {
+                what: format!("session {tsih}"),
+            })
+    }
+
+    pub(crate) fn unit(&self, device: &str) -> Result<Arc<LogicalUnit>, ServiceError> {
+        let exports = self.shared().exports.load();
+        if let Some(unit) = exports.units.get(device) {
+            return Ok(Arc::clone(unit));
+        }
+        Err(match exports.failed.get(device) {
+            Some(reason) => ServiceError::Device {
+                device: device.to_owned(),
+                reason: reason.clone(),
+            },
+            None => ServiceError::NotFound {
+                what: "device",
+                name: device.to_owned(),
+            },
+        })
+    }
+
+    /// Takes the medium of a removable device out, whatever initiators say.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], [`ServiceError::Device`] where it is not removable.
+    pub async fn eject_device(&self, name: &str) -> Result<(), ServiceError> {
+        let unit = self.unit(name)?;
+        if !unit.published().removable {
+            return Err(ServiceError::Device {
+                device: name.to_owned(),
+                reason: "its medium cannot be taken out; the device is not removable".to_owned(),
+            });
+        }
+        self.change_unit(&unit, |unit| scsi::change::medium(unit, Medium::Ejected))
+            .await
+    }
+
+    /// Removes all persistent reservations and registrations of a device.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`], [`ServiceError::Stuck`].
+    pub async fn clear_reservations(&self, device: &str) -> Result<(), ServiceError> {
+        let unit = self.unit(device)?;
+        self.change_unit(&unit, scsi::change::clear_reservations)
+            .await
+    }
+
+    /// Makes a change of one unit: persists, publishes, passes the barrier.
+    pub(crate) async fn change_unit(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        change: impl FnOnce(&scsi::Unit) -> scsi::change::Applied + Send,
+    ) -> Result<(), ServiceError> {
+        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let applied = change(&unit.published());
+        self.inner
+            .control
+            .carry_out(unit, durable, applied, None)
+            .await
+            .map_err(|_| ServiceError::Stuck {
+                what: format!("device {}", unit.name),
+            })
+    }
+
+    /// Stops: no more connections, sessions ended to their last command, everything made stable.
+    pub async fn shutdown(&self) {
+        for shard in self.inner.control.shards.iter() {
+            shard.send(ShardMessage::Stop).await;
+        }
+        let threads = std::mem::take(&mut *self.inner.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a shard panicked");
+                }
+            }
+        });
+        if tokio::time::timeout(limits::DRAIN_TIME_MAX, joined)
+            .await
+            .is_err()
+        {
+            tracing::error!("running commands do not end; stopping without them");
+            return;
+        }
+        let units: Vec<_> = self
+            .shared()
+            .exports
+            .load()
+            .units
+            .values()
+            .cloned()
+            .collect();
+        for unit in units {
+            self.make_stable(&unit).await;
+        }
+    }
+
+    /// Flushes a device that nobody uses any more, and notes beside it that nothing is in doubt.
+    pub(crate) async fn make_stable(&self, unit: &Arc<LogicalUnit>) {
+        let Some(disk) = unit.disk() else { return };
+        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let flushed = tokio::task::spawn_blocking(move || disk.flush_blocking()).await;
+        match flushed {
+            Ok(Ok(())) => {
+                let mut beside = durable.beside.clone();
+                if beside.stopped_cleanly()
+                    && let Err(error) = crate::control::save(durable, beside).await
+                {
+                    tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::error!(device = %unit.name, %error, "the last flush failed");
+            }
+            Err(error) => tracing::error!(device = %unit.name, %error, "the last flush failed"),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the service's one clock")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+fn start_shards(options: &Options) -> Result<Vec<shard::Started>, ServiceError> {
+    let cores = allowed_cores();
+    let count = match options.shards {
+        0 => cores.len().max(1),
+        count => count,
+    };
+    if count > limits::SHARDS_MAX {
+        let reason = format!(
+            "{count} shards; at most {} are possible",
+            limits::SHARDS_MAX
+        );
+        return Err(ServiceError::Start { reason });
+    }
+    let pool_bytes = match options.pool_bytes_per_shard {
+        0 => limits::POOL_BYTES_PER_SHARD,
+        bytes => bytes,
+    };
+    (0..count)
+        .map(|index| {
+            // With fewer cores than shards the scheduler knows better than we do.
+            let core = (count <= cores.len()).then(|| cores[index]);
+            let ring = ring::Options {
+                driver: options.driver,
+                spin: options.spin,
+                ..ring::Options::default()
+            };
+            shard::start(shard::Setup {
+                index,
+                ring,
+                pool_bytes,
+                core,
+            })
+            .map_err(|reason| ServiceError::Start { reason })
+        })
+        .collect()
+}
+
+fn allowed_cores() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else {
+        return Vec::new();
+    };
+    (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|core| set.is_set(*core))
+        .collect()
+}

@@ -1,0 +1,728 @@
+//! Commands: from the CDB to the disk and back.
+//!
+//! `scsi::Task` says what comes next; here it gets its data-out buffer, its pass at the unit's gate,
+//! its disk operations and its answer. Between any two steps a command can be aborted; every step
+//! asks what is published about the unit in that very moment.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use disk::{DiskError, Extent, Reply as DiskReply, Request};
+use iscsi::target::{ScsiStatus, TaskId};
+use ring::{Buffer, SharedBuffer};
+use scsi::{
+    DataIn, DiskOp, DiskResult, Fault, Footprint, Response, Resume, Status, Step, Task, Unit,
+};
+
+use super::connection::Payload;
+use super::{Finished, Shard};
+use crate::gate::{Claim, Entry, Grant, Pass, Waiter};
+use crate::limits;
+use crate::message::{ControlRequest, Reply, Ticket};
+use crate::notice::Notice;
+use crate::registry::SessionShared;
+use crate::unit::{LogicalUnit, count};
+
+/// Where a command is.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// In a call of this module.
+    Stepping,
+    /// Waits for the initiator's data.
+    Receiving,
+    /// Waits at the gate, with what it wants to do.
+    Queued(DiskOp),
+    /// Waits until its nexus is recorded as a writer, with what it wants to do.
+    Recording(DiskOp),
+    /// Waits for the control plane.
+    Changing(Arc<Ticket>),
+    /// On the disk.
+    Disk(OnDisk),
+}
+
+/// What is on the disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnDisk {
+    /// Bytes asked for.
+    len: usize,
+    /// The write has the task's own buffer.
+    lent: bool,
+}
+
+/// A running command.
+pub(super) struct Running {
+    pub(super) generation: u32,
+    pub(super) connection: usize,
+    pub(super) session: usize,
+    pub(super) shared: Arc<SessionShared>,
+    pub(super) unit: Arc<LogicalUnit>,
+    pub(super) id: TaskId,
+    task: Task,
+    pub(super) phase: Phase,
+    /// Bytes the initiator sends.
+    data_out_len: u32,
+    data_out: Option<Buffer>,
+    last_read: Option<SharedBuffer>,
+    pass: Option<Pass>,
+    /// It ends without an answer.
+    pub(super) aborted: bool,
+    /// Counted as one whose end somebody waits for.
+    pub(super) owed: bool,
+    /// Who waits for its end.
+    pub(super) waits: Vec<usize>,
+}
+
+/// A task's key in the ring and at gates: place and generation.
+pub(super) fn key_of(index: usize, generation: u32) -> u64 {
+    u64::from(generation) << 32 | index as u64
+}
+
+const fn parts_of(key: u64) -> (usize, u32) {
+    ((key & 0xffff_ffff) as usize, (key >> 32) as u32)
+}
+
+impl Shard {
+    /// A SCSI command arrived.
+    pub(super) fn command(&mut self, connection: usize, command: &iscsi::target::Command) {
+        let Some(session_index) = self.connections[connection].session else {
+            return;
+        };
+        let session = &mut self.sessions[session_index];
+        count(&session.shared.commands, 1);
+        let scsi_command = scsi::Command {
+            cdb: command.cdb.as_bytes(),
+            nexus: &session.shared.nexus,
+            read_only: false,
+            data_out_len: command.write_len,
+            data_in_len: command.read_len,
+            luns: &session.numbers,
+        };
+        let place = single_level(command.lun)
+            .and_then(|number| session.luns.iter().position(|lun| lun.number == number));
+        let Some(place) = place else {
+            let response = scsi::no_such_lun(&scsi_command);
+            self.answer(connection, command.task, &response, None);
+            return;
+        };
+        let lun = &mut session.luns[place];
+        let scsi_command = scsi::Command {
+            read_only: lun.read_only,
+            ..scsi_command
+        };
+        let (task, step) = Task::begin(&scsi_command, &lun.unit.published(), &mut lun.state);
+        let unit = Arc::clone(&lun.unit);
+        if lun.in_doubt && lun.state.is_quiet() {
+            lun.in_doubt = false;
+            let nexus = session.shared.nexus.clone();
+            if unit.told(&nexus) {
+                let told = ControlRequest::Told {
+                    unit: Arc::clone(&unit),
+                    nexus,
+                };
+                // Without room the nexus is told once more after the next start.
+                let _ = self.links.control.try_send(told);
+            }
+        }
+        if let Step::Done(response) = step {
+            self.answer(connection, command.task, &response, None);
+            return;
+        }
+        let shared = Arc::clone(&session.shared);
+        let generation = self.next_generation();
+        let index = self.running.insert(Running {
+            generation,
+            connection,
+            session: session_index,
+            shared,
+            unit,
+            id: command.task,
+            task,
+            phase: Phase::Stepping,
+            data_out_len: command.write_len,
+            data_out: None,
+            last_read: None,
+            pass: None,
+            aborted: false,
+            owed: false,
+            waits: Vec::new(),
+        });
+        self.sessions[session_index]
+            .tasks
+            .insert(command.task, index);
+        self.step(index, step);
+    }
+
+    fn step(&mut self, index: usize, step: Step) {
+        match step {
+            Step::Receive { .. } => self.start_receiving(index),
+            Step::Disk(op) => self.admit(index, op),
+            Step::Change(change) => self.start_change(index, change),
+            Step::Done(response) => self.finish(index, &response),
+        }
+    }
+
+    fn start_receiving(&mut self, index: usize) {
+        let running = &mut self.running[index];
+        let len = running.data_out_len;
+        if len == 0 {
+            return self.resume(index, |task, unit, nexus| {
+                task.resume(Resume::DataOut(&[]), unit, nexus)
+            });
+        }
+        if len > limits::DATA_OUT_BYTES_MAX {
+            return self.finish(index, &Response::illegal(scsi::sense::Code::INVALID_FIELD));
+        }
+        let Some(buffer) = self.pool.take(len as usize) else {
+            return self.finish(index, &Response::status(Status::TaskSetFull));
+        };
+        running.data_out = Some(buffer);
+        running.phase = Phase::Receiving;
+        let (connection, id) = (running.connection, running.id);
+        let connection = &mut self.connections[connection];
+        connection.engine.solicit(id, &mut connection.out);
+    }
+
+    /// A piece of data-out; pieces of commands that ended already are nobody's.
+    pub(super) fn data(&mut self, connection: usize, id: TaskId, offset: u32, bytes: &[u8]) {
+        let Some(index) = self.find(connection, id) else {
+            return;
+        };
+        let running = &mut self.running[index];
+        count(&running.shared.bytes_written, bytes.len() as u64);
+        let start = offset as usize;
+        let place = running
+            .data_out
+            .as_mut()
+            .filter(|_| matches!(running.phase, Phase::Receiving))
+            .and_then(|buffer| buffer.get_mut(start..start.checked_add(bytes.len())?));
+        if let Some(place) = place {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    pub(super) fn data_complete(&mut self, connection: usize, id: TaskId) {
+        let Some(index) = self.find(connection, id) else {
+            return;
+        };
+        let running = &mut self.running[index];
+        if !matches!(running.phase, Phase::Receiving) {
+            return;
+        }
+        running.phase = Phase::Stepping;
+        let data = running.data_out.take();
+        let len = running.data_out_len as usize;
+        let bytes = data
+            .as_deref()
+            .and_then(|bytes| bytes.get(..len))
+            .unwrap_or_default();
+        let step = running.task.resume(
+            Resume::DataOut(bytes),
+            &running.unit.published(),
+            &running.shared.nexus,
+        );
+        running.data_out = data;
+        self.step(index, step);
+    }
+
+    /// The transfer of a command's data went wrong.
+    pub(super) fn transfer_failed(&mut self, connection: usize, id: TaskId, response: &Response) {
+        match self.find(connection, id) {
+            Some(index) if matches!(self.running[index].phase, Phase::Receiving) => {
+                self.finish(index, response);
+            }
+            // It needed no data; its own end comes.
+            Some(_) => {}
+            None => self.answer(connection, id, response, None),
+        }
+    }
+
+    /// Gets a pass first, then runs.
+    fn admit(&mut self, index: usize, op: DiskOp) {
+        let running = &mut self.running[index];
+        if running.pass.is_none() {
+            let claim = match running.task.footprint() {
+                Footprint::None => Claim::None,
+                Footprint::Shared(ranges) => Claim::Shared(ranges),
+                Footprint::Exclusive(lba, blocks) => Claim::Exclusive(lba, blocks),
+            };
+            let key = key_of(index, running.generation);
+            match running.unit.gate.enter(
+                claim,
+                Waiter {
+                    shard: self.index,
+                    key,
+                },
+            ) {
+                Entry::Granted(pass) => running.pass = Some(pass),
+                Entry::Queued => {
+                    running.phase = Phase::Queued(op);
+                    return;
+                }
+                Entry::Full => return self.finish(index, &Response::status(Status::TaskSetFull)),
+            }
+        }
+        self.start_disk(index, op);
+    }
+
+    pub(super) fn take_grants(&mut self) {
+        for Grant { waiter, pass } in self.board.take_grants() {
+            let (index, generation) = parts_of(waiter.key);
+            let current = self
+                .running
+                .get_mut(index)
+                .filter(|r| r.generation == generation);
+            let Some(running) = current else {
+                tracing::error!("a pass came for a command that is gone");
+                continue;
+            };
+            running.pass = Some(pass);
+            if running.aborted {
+                self.end_aborted(index);
+                continue;
+            }
+            let Phase::Queued(op) = std::mem::replace(&mut running.phase, Phase::Stepping) else {
+                tracing::error!("a pass came for a command that did not wait");
+                continue;
+            };
+            self.recheck(index, op);
+        }
+    }
+
+    /// After a wait: does what was allowed then still hold?
+    fn recheck(&mut self, index: usize, op: DiskOp) {
+        let running = &self.running[index];
+        let checked = running
+            .task
+            .recheck(&running.unit.published(), &running.shared.nexus);
+        match checked {
+            Ok(()) => self.start_disk(index, op),
+            Err(response) => self.finish(index, &response),
+        }
+    }
+
+    fn start_disk(&mut self, index: usize, op: DiskOp) {
+        let running = &mut self.running[index];
+        let unit = running.unit.published();
+        if op.writes() && running.unit.must_record(&running.shared.nexus, &unit) {
+            let request = ControlRequest::Record {
+                unit: Arc::clone(&running.unit),
+                nexus: running.shared.nexus.clone(),
+                reply: Reply {
+                    shard: self.index,
+                    key: key_of(index, running.generation),
+                },
+            };
+            running.phase = Phase::Recording(op);
+            if self.links.control.try_send(request).is_err() {
+                self.finish(index, &Response::status(Status::Busy));
+            }
+            return;
+        }
+        let Some(disk) = running.unit.disk() else {
+            return self.finish(index, &Response::fault(Fault::NotReady, op.writes()));
+        };
+        let block = unit.block_size;
+        drop(unit);
+        let Some((request, len, lent)) = running.request(op, block, &self.pool) else {
+            return self.finish(index, &Response::status(Status::TaskSetFull));
+        };
+        running.phase = Phase::Disk(OnDisk { len, lent });
+        let key = key_of(index, running.generation);
+        let execution = disk.execute(&self.io, request);
+        self.reactor.spawn(key, execution);
+    }
+
+    pub(super) fn disk_done(&mut self, key: u64, result: Finished) {
+        let (index, generation) = parts_of(key);
+        let current = self
+            .running
+            .get_mut(index)
+            .filter(|r| r.generation == generation);
+        let Some(running) = current else {
+            tracing::error!("a disk operation ended for a command that is gone");
+            return;
+        };
+        let Phase::Disk(on_disk) = std::mem::replace(&mut running.phase, Phase::Stepping) else {
+            tracing::error!("a disk operation ended that was not started");
+            return;
+        };
+        if running.aborted {
+            return self.end_aborted(index);
+        }
+        let block = u64::from(running.unit.published().block_size).max(1);
+        let counters = &running.unit.counters;
+        let unit = Arc::clone(&running.unit);
+        let step = match result {
+            Ok(DiskReply::Read(buffer)) => {
+                count(&counters.reads, 1);
+                count(&counters.bytes_read, on_disk.len as u64);
+                let buffer = buffer.share();
+                let bytes = buffer.get(..on_disk.len).unwrap_or_default();
+                let step = running.advance(DiskResult::Read(bytes), &unit);
+                running.last_read = Some(buffer);
+                step
+            }
+            Ok(DiskReply::Written(buffer)) => {
+                count(&counters.writes, 1);
+                count(&counters.bytes_written, on_disk.len as u64);
+                if on_disk.lent {
+                    running.data_out = Some(buffer);
+                }
+                running.advance(DiskResult::Done, &unit)
+            }
+            Ok(DiskReply::Done) => running.advance(DiskResult::Done, &unit),
+            Ok(DiskReply::Status { mapped, len }) => running.advance(
+                DiskResult::Status {
+                    mapped,
+                    blocks: len / block,
+                },
+                &unit,
+            ),
+            Err(error) => {
+                count(&counters.errors, 1);
+                let fault = fault_of(error, block);
+                let step = running.advance(DiskResult::Failed(fault), &unit);
+                self.tell_of(&unit, error);
+                step
+            }
+        };
+        self.step(index, step);
+    }
+
+    fn tell_of(&self, unit: &LogicalUnit, error: DiskError) {
+        let device = unit.name.clone();
+        let notice = match error {
+            DiskError::NoSpace => Notice::NoSpace { device },
+            DiskError::OutOfRange
+            | DiskError::ReadOnly
+            | DiskError::Busy
+            | DiskError::Unsupported => return,
+            DiskError::Medium { .. } | DiskError::Gone | DiskError::Io { .. } => {
+                Notice::DiskError {
+                    device,
+                    error: error.to_string(),
+                }
+            }
+        };
+        self.links.shared.tell(notice);
+    }
+
+    fn start_change(&mut self, index: usize, change: scsi::Change) {
+        let ticket = Arc::new(Ticket::default());
+        let running = &mut self.running[index];
+        running.phase = Phase::Changing(Arc::clone(&ticket));
+        let request = ControlRequest::Change {
+            unit: Arc::clone(&running.unit),
+            nexus: running.shared.nexus.clone(),
+            change,
+            ticket,
+            reply: Reply {
+                shard: self.index,
+                key: key_of(index, running.generation),
+            },
+        };
+        if self.links.control.try_send(request).is_err() {
+            self.finish(index, &Response::status(Status::Busy));
+        }
+    }
+
+    /// The control plane answers, perhaps for a command that was aborted meanwhile.
+    pub(super) fn changed(&mut self, key: u64, result: Result<(), Response>) {
+        let (index, generation) = parts_of(key);
+        let current = self
+            .running
+            .get_mut(index)
+            .filter(|r| r.generation == generation);
+        let Some(running) = current else { return };
+        let phase = std::mem::replace(&mut running.phase, Phase::Stepping);
+        if running.aborted {
+            return self.end_aborted(index);
+        }
+        match (phase, result) {
+            (Phase::Recording(op), Ok(())) => self.recheck(index, op),
+            (Phase::Recording(_), Err(response)) => self.finish(index, &response),
+            (Phase::Changing(_), result) => self.resume(index, |task, unit, nexus| {
+                task.resume(Resume::Changed(result), unit, nexus)
+            }),
+            (phase, _) => running.phase = phase,
+        }
+    }
+
+    fn resume(
+        &mut self,
+        index: usize,
+        resume: impl FnOnce(&mut Task, &Unit, &scsi::Nexus) -> Step,
+    ) {
+        let running = &mut self.running[index];
+        running.phase = Phase::Stepping;
+        let step = resume(
+            &mut running.task,
+            &running.unit.published(),
+            &running.shared.nexus,
+        );
+        self.step(index, step);
+    }
+
+    fn finish(&mut self, index: usize, response: &Response) {
+        let running = self.take_out(index);
+        self.answer(
+            running.connection,
+            running.id,
+            response,
+            running.last_read.as_ref(),
+        );
+        self.settle(running);
+    }
+
+    /// An aborted command has come to its end: no answer.
+    pub(super) fn end_aborted(&mut self, index: usize) {
+        let running = self.take_out(index);
+        if let Some(connection) = self.connections.get_mut(running.connection)
+            && connection.session == Some(running.session)
+        {
+            connection.engine.forget(running.id);
+            self.mark(running.connection);
+        }
+        self.settle(running);
+    }
+
+    fn take_out(&mut self, index: usize) -> Running {
+        let running = self.running.remove(index);
+        if let Some(session) = self.sessions.get_mut(running.session) {
+            session.tasks.remove(&running.id);
+        }
+        running
+    }
+
+    /// Gives the pass back, and tells who waits.
+    fn settle(&mut self, mut running: Running) {
+        if let Some(pass) = running.pass.take() {
+            let grants = running.unit.gate.release(pass);
+            self.deliver(grants);
+        }
+        if running.owed && running.unit.zombie_gone() {
+            let request = ControlRequest::Recovered {
+                unit: Arc::clone(&running.unit),
+            };
+            if self.links.control.try_send(request).is_err() {
+                tracing::error!(device = %running.unit.name, "cannot report a recovered device");
+            }
+        }
+        for wait in running.waits {
+            self.waited_for_ended(wait);
+        }
+    }
+
+    pub(super) fn deliver(&self, grants: Vec<Grant>) {
+        for grant in grants {
+            if let Some(shard) = self.links.peers.get(grant.waiter.shard) {
+                shard.grant(grant);
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        connection: usize,
+        id: TaskId,
+        response: &Response,
+        read: Option<&SharedBuffer>,
+    ) {
+        let Some(connection_state) = self.connections.get_mut(connection) else {
+            return;
+        };
+        let sense = response
+            .sense
+            .as_ref()
+            .map(scsi::Sense::to_bytes)
+            .unwrap_or_default();
+        let status = ScsiStatus {
+            status: response.status as u8,
+            sense: &sense,
+            transfer: response.transfer,
+        };
+        let payload = match (&response.data, read) {
+            (DataIn::Inline(bytes), _) => {
+                Some((Payload::Inline(bytes.as_slice().into()), bytes.len()))
+            }
+            (DataIn::Buffer { len }, Some(buffer)) => Some((
+                Payload::Disk(buffer.clone()),
+                (*len as usize).min(buffer.len()),
+            )),
+            (DataIn::None, _) | (DataIn::Buffer { .. }, None) => None,
+        };
+        let (engine, out) = (&mut connection_state.engine, &mut connection_state.out);
+        match payload {
+            Some((payload, len)) => {
+                if let Some(session) = connection_state.session.and_then(|s| self.sessions.get(s)) {
+                    session
+                        .shared
+                        .bytes_read
+                        .fetch_add(len as u64, Ordering::Relaxed);
+                }
+                engine.data_in(id, payload, 0..len, Some(&status), out);
+            }
+            None => engine.respond(id, &status, out),
+        }
+        self.mark(connection);
+    }
+
+    pub(super) fn find(&self, connection: usize, id: TaskId) -> Option<usize> {
+        let session = self.connections.get(connection)?.session?;
+        self.sessions.get(session)?.tasks.get(&id).copied()
+    }
+}
+
+impl Running {
+    fn advance(&mut self, result: DiskResult<'_>, unit: &LogicalUnit) -> Step {
+        self.task
+            .resume(Resume::Disk(result), &unit.published(), &self.shared.nexus)
+    }
+
+    /// The disk request for an operation, the bytes it moves, and whether it carries the task's own
+    /// data-out buffer. `None`: no buffer is free.
+    fn request(
+        &mut self,
+        op: DiskOp,
+        block: u32,
+        pool: &ring::Pool,
+    ) -> Option<(Request, usize, bool)> {
+        let wide = u64::from(block);
+        let bytes = |blocks: u32| blocks as usize * block as usize;
+        Some(match op {
+            DiskOp::Read { lba, blocks } => {
+                let len = bytes(blocks);
+                let buffer = pool.take(len)?;
+                (
+                    Request::Read {
+                        offset: lba * wide,
+                        len,
+                        buffer,
+                    },
+                    len,
+                    false,
+                )
+            }
+            DiskOp::Write {
+                lba,
+                blocks,
+                data_offset,
+                fua,
+            } => {
+                let len = bytes(blocks);
+                let lent = data_offset == 0;
+                let buffer = if lent {
+                    self.data_out.take()?
+                } else {
+                    let mut buffer = pool.take(len)?;
+                    let start = data_offset as usize;
+                    let data = self.data_out.as_ref()?.get(start..start + len)?;
+                    buffer.get_mut(..len)?.copy_from_slice(data);
+                    buffer
+                };
+                (
+                    Request::Write {
+                        offset: lba * wide,
+                        len,
+                        buffer,
+                        fua,
+                    },
+                    len,
+                    lent,
+                )
+            }
+            DiskOp::WritePattern {
+                lba,
+                blocks,
+                pattern,
+                fua,
+            } => {
+                let len = bytes(blocks);
+                let mut buffer = pool.take(len)?;
+                for piece in buffer.get_mut(..len)?.chunks_mut(pattern.len().max(1)) {
+                    piece.copy_from_slice(pattern.get(..piece.len())?);
+                }
+                (
+                    Request::Write {
+                        offset: lba * wide,
+                        len,
+                        buffer,
+                        fua,
+                    },
+                    len,
+                    false,
+                )
+            }
+            DiskOp::Zero {
+                lba,
+                blocks,
+                unmap,
+                fua,
+            } => {
+                let request = Request::Zero {
+                    offset: lba * wide,
+                    len: blocks * wide,
+                    unmap,
+                    fua,
+                };
+                (request, 0, false)
+            }
+            DiskOp::Flush => (Request::Flush, 0, false),
+            DiskOp::Unmap(ranges) => {
+                let extents = ranges
+                    .into_iter()
+                    .map(|(lba, blocks)| Extent {
+                        offset: lba * wide,
+                        len: u64::from(blocks) * wide,
+                    })
+                    .collect();
+                (Request::Unmap { extents }, 0, false)
+            }
+            DiskOp::Status { lba } => (Request::Status { offset: lba * wide }, 0, false),
+        })
+    }
+}
+
+/// Disk errors in SCSI's words; what SCSI makes of them is `scsi`'s table.
+const fn fault_of(error: DiskError, block: u64) -> Fault {
+    match error {
+        DiskError::OutOfRange => Fault::OutOfRange,
+        DiskError::ReadOnly => Fault::ReadOnly,
+        DiskError::NoSpace => Fault::NoSpace,
+        DiskError::Medium { offset } => Fault::Medium {
+            lba: offset / block,
+        },
+        DiskError::Gone => Fault::NotReady,
+        DiskError::Busy => Fault::Busy,
+        DiskError::Unsupported => Fault::Unsupported,
+        DiskError::Io { .. } => Fault::Hardware,
+    }
+}
+
+/// The number in a single-level LUN (SAM-5, 4.7): peripheral or flat addressing.
+pub(super) fn single_level(lun: u64) -> Option<u16> {
+    let [first, second, rest @ ..] = lun.to_be_bytes();
+    if rest != [0; 6] {
+        return None;
+    }
+    match first >> 6 {
+        0b00 if first == 0 => Some(u16::from(second)),
+        0b01 => Some(u16::from(first & 0x3f) << 8 | u16::from(second)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn luns_of_one_level() {
+        assert_eq!(single_level(0x0007_0000_0000_0000), Some(7));
+        assert_eq!(single_level(0x4107_0000_0000_0000), Some(0x107));
+        assert_eq!(single_level(0x4007_0000_0000_0000), Some(7));
+        assert_eq!(single_level(0x0107_0000_0000_0000), None);
+        assert_eq!(single_level(0x0007_0001_0000_0000), None);
+        assert_eq!(single_level(0xc101_0000_0000_0000), None);
+    }
+}

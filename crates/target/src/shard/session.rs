@@ -1,0 +1,530 @@
+//! Logins, discovery, and the sessions of a shard.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use iscsi::target::{
+    Acceptance, Account, Algorithm, Authentication, ChapPolicy, Config, Digest, Event, LoginPolicy,
+    LoginReady, LoginRefused, LoginStart, LoginStatus, LogoutReason, LogoutStatus, Secret,
+    SessionIdentity, SessionType, TargetRecord, TaskId, Which,
+};
+use scsi::change::Selector;
+use scsi::sense::{Code, Key};
+use scsi::{Attention, NexusState, Sense};
+use tokio::sync::oneshot;
+
+use super::Shard;
+use super::abort::Then;
+use crate::access::{self, Origin};
+use crate::config::{self, ChapAlgorithm};
+use crate::exports::Exports;
+use crate::limits;
+use crate::message::{Admission, ConnectionId, ControlRequest, Login, Refusal, SeenUnit};
+use crate::notice::Notice;
+use crate::registry::SessionShared;
+use crate::unit::LogicalUnit;
+
+/// Bytes of a CHAP challenge.
+const CHALLENGE_BYTES: usize = 32;
+
+/// A session; it outlives its connection until its last command has ended.
+pub(super) struct Session {
+    pub(super) shared: Arc<SessionShared>,
+    /// Its LUN map, sorted by number.
+    pub(super) luns: Vec<SessionLun>,
+    /// The numbers of the map.
+    pub(super) numbers: Vec<u16>,
+    connection: ConnectionId,
+    /// Running commands by the engine's name for them.
+    pub(super) tasks: HashMap<TaskId, usize>,
+    ending: Option<&'static str>,
+}
+
+/// A LUN as a session sees it.
+pub(super) struct SessionLun {
+    pub(super) number: u16,
+    pub(super) read_only: bool,
+    pub(super) unit: Arc<LogicalUnit>,
+    pub(super) state: NexusState,
+    /// The nexus is about to be told that its writes are in doubt.
+    pub(super) in_doubt: bool,
+}
+
+/// What every connection is offered.
+pub(super) fn engine_config() -> Arc<Config> {
+    Arc::new(Config {
+        command_window: limits::COMMAND_WINDOW,
+        login_timeout: limits::LOGIN_TIME_MAX,
+        nop_interval: limits::NOP_INTERVAL,
+        nop_timeout: limits::NOP_TIME_MAX,
+        ..Config::default()
+    })
+}
+
+impl Session {
+    fn new(connection: ConnectionId, admission: Admission) -> Self {
+        let mut session = Self {
+            shared: admission.session,
+            luns: Vec::new(),
+            numbers: Vec::new(),
+            connection,
+            tasks: HashMap::new(),
+            ending: None,
+        };
+        session.map(admission.luns);
+        session
+    }
+
+    /// Takes a LUN map, keeping what is pending for LUNs that stay.
+    fn map(&mut self, seen: Vec<SeenUnit>) {
+        let mut old = std::mem::take(&mut self.luns);
+        self.numbers = seen.iter().map(|lun| lun.number).collect();
+        for lun in seen {
+            let place = old
+                .iter()
+                .position(|kept| kept.number == lun.number && Arc::ptr_eq(&kept.unit, &lun.unit));
+            let kept = place.map(|place| old.swap_remove(place));
+            let (state, in_doubt) = kept.map_or_else(
+                || self.introduce(&lun.unit),
+                |kept| (kept.state, kept.in_doubt),
+            );
+            self.luns.push(SessionLun {
+                number: lun.number,
+                read_only: lun.read_only,
+                unit: lun.unit,
+                state,
+                in_doubt,
+            });
+        }
+    }
+
+    /// What a nexus is told first by a unit.
+    fn introduce(&self, unit: &LogicalUnit) -> (NexusState, bool) {
+        let mut state = NexusState::new();
+        let in_doubt = unit.is_in_doubt(&self.shared.nexus);
+        if in_doubt {
+            state.establish_deferred(Sense::new(Key::MediumError, Code::WRITE_ERROR));
+        }
+        (state, in_doubt)
+    }
+
+    pub(super) fn find(&self, number: u16) -> Option<&SessionLun> {
+        self.luns.iter().find(|lun| lun.number == number)
+    }
+
+    pub(super) fn units(&self) -> Vec<Arc<LogicalUnit>> {
+        self.luns.iter().map(|lun| Arc::clone(&lun.unit)).collect()
+    }
+
+    pub(super) fn attend(&mut self, unit: &Arc<LogicalUnit>, attentions: &[(Selector, Attention)]) {
+        let nexus = &self.shared.nexus;
+        for lun in self
+            .luns
+            .iter_mut()
+            .filter(|lun| Arc::ptr_eq(&lun.unit, unit))
+        {
+            for (selector, attention) in attentions {
+                if selector.matches(nexus) {
+                    lun.state.establish(*attention);
+                }
+            }
+        }
+    }
+
+    pub(super) fn attend_one(&mut self, unit: &Arc<LogicalUnit>, attention: Attention) {
+        for lun in self
+            .luns
+            .iter_mut()
+            .filter(|lun| Arc::ptr_eq(&lun.unit, unit))
+        {
+            lun.state.establish(attention);
+        }
+    }
+}
+
+impl Shard {
+    /// What the engine made of the bytes that came in.
+    pub(super) fn event(&mut self, index: usize, event: Event<'_>) {
+        match event {
+            Event::LoginStart(start) => self.login_start(index, &start),
+            Event::LoginReady(ready) => self.login_ready(index, ready),
+            Event::LoginRefused(refused) => self.login_refused(index, &refused),
+            Event::Command(command) => self.command(index, &command),
+            Event::Data {
+                task,
+                offset,
+                bytes,
+            } => self.data(index, task, offset, bytes),
+            Event::DataComplete { task } => self.data_complete(index, task),
+            Event::TaskAborted { task, reason } => {
+                let (asc, ascq) = reason.additional_sense();
+                let code = Code(u16::from_be_bytes([asc, ascq]));
+                self.transfer_failed(
+                    index,
+                    task,
+                    &scsi::Response::error(Key::AbortedCommand, code),
+                );
+            }
+            Event::TaskManagement(request) => self.task_management(index, &request),
+            Event::SendTargets { which } => self.send_targets(index, &which),
+            Event::Logout { reason } => self.logout(index, reason),
+        }
+    }
+
+    fn login_start(&mut self, index: usize, start: &LoginStart) {
+        let exports = self.links.shared.exports.load_full();
+        let connection = &self.connections[index];
+        let identity = &start.identity;
+        let asked = match identity.session_type {
+            SessionType::Discovery => {
+                Ok((exports.config.discovery.clone().unwrap_or_default(), None))
+            }
+            SessionType::Normal => {
+                let origin = Origin {
+                    initiator: &identity.initiator_name,
+                    peer: connection.peer,
+                    portal: &connection.portal.name,
+                };
+                allowed(&exports, identity, origin)
+            }
+        };
+        let policy = asked.and_then(|(authentication, alias)| {
+            Ok(Acceptance {
+                authentication: prove(&exports, &authentication)?,
+                alias,
+                portal_group_tag: connection.portal.group,
+                config: None,
+            })
+        });
+        let policy = match policy {
+            Ok(acceptance) => LoginPolicy::Accept(acceptance),
+            Err((status, reason)) => {
+                self.tell_refused(index, identity, reason);
+                LoginPolicy::Refuse(status)
+            }
+        };
+        let connection = &mut self.connections[index];
+        if let Err(fatal) = connection.engine.login_answer(policy, &mut connection.out) {
+            tracing::error!(%fatal, "the engine takes no answer to a login");
+            self.close(index, "the login went wrong");
+        }
+    }
+
+    fn login_refused(&self, index: usize, refused: &LoginRefused) {
+        self.tell_refused(index, &refused.identity, &refused.reason);
+    }
+
+    fn tell_refused(&self, index: usize, identity: &SessionIdentity, reason: &str) {
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        self.links.shared.tell(Notice::LoginRefused {
+            initiator: identity.initiator_name.clone(),
+            target: identity.target_name.clone().unwrap_or_default(),
+            peer: connection.peer,
+            reason: reason.to_owned(),
+        });
+    }
+
+    fn login_ready(&mut self, index: usize, ready: LoginReady) {
+        let identity = ready.identity;
+        let Some(target) = identity
+            .target_name
+            .clone()
+            .filter(|_| identity.session_type == SessionType::Normal)
+        else {
+            return self.admit_discovery(index);
+        };
+        let Some(id) = self.id_of(index) else { return };
+        let connection = &mut self.connections[index];
+        let negotiated = connection.engine.negotiated();
+        let login = Box::new(Login {
+            initiator: identity.initiator_name,
+            isid: identity.isid,
+            target,
+            portal: Arc::clone(&connection.portal),
+            peer: connection.peer,
+            user: identity.user,
+            header_digest: negotiated.header_digest == Digest::Crc32c,
+            data_digest: negotiated.data_digest == Digest::Crc32c,
+        });
+        connection.waiting = true;
+        let request = ControlRequest::Admit {
+            shard: self.index,
+            connection: id,
+            login,
+        };
+        if self.links.control.try_send(request).is_err() {
+            self.refuse(index, Refusal::Exhausted);
+        }
+    }
+
+    fn admit_discovery(&mut self, index: usize) {
+        let Some(tsih) = self.links.shared.registry.spare_handle() else {
+            return self.refuse(index, Refusal::Exhausted);
+        };
+        self.logged_in(index);
+        let connection = &mut self.connections[index];
+        connection.engine.admit(tsih, &mut connection.out);
+        self.mark(index);
+    }
+
+    fn logged_in(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        connection.waiting = false;
+        if std::mem::take(&mut connection.in_login) {
+            self.logins -= 1;
+        }
+    }
+
+    fn refuse(&mut self, index: usize, refusal: Refusal) {
+        let status = match refusal {
+            Refusal::Forbidden => LoginStatus::Forbidden,
+            Refusal::NotFound => LoginStatus::NotFound,
+            Refusal::Taken | Refusal::Exhausted => LoginStatus::OutOfResources,
+            Refusal::Stuck => LoginStatus::ServiceUnavailable,
+        };
+        let identity = self.connections[index].engine.identity().clone();
+        self.tell_refused(index, &identity, refusal.reason());
+        let connection = &mut self.connections[index];
+        connection.waiting = false;
+        connection.engine.refuse(status, &mut connection.out);
+        connection.closing = true;
+        self.mark(index);
+    }
+
+    /// The control plane has decided about a login.
+    pub(super) fn admitted(&mut self, id: ConnectionId, outcome: Result<Admission, Refusal>) {
+        let alive = self
+            .connection(id)
+            .filter(|(_, connection)| !connection.is_dead());
+        let index = alive.map(|(index, _)| index);
+        match (index, outcome) {
+            (Some(index), Ok(admission)) => self.open_session(index, id, admission),
+            (Some(index), Err(refusal)) => self.refuse(index, refusal),
+            (None, Ok(admission)) => self.links.shared.registry.remove(admission.session.tsih),
+            (None, Err(_)) => {}
+        }
+        if let Some(index) = index {
+            self.pump(index);
+        }
+    }
+
+    fn open_session(&mut self, index: usize, id: ConnectionId, admission: Admission) {
+        let session = Session::new(id, admission);
+        let shared = Arc::clone(&session.shared);
+        self.links.shared.tell(Notice::SessionOpened {
+            initiator: shared.nexus.initiator.to_string(),
+            target: shared.target.clone(),
+            peer: shared.peer,
+        });
+        let place = self.sessions.insert(session);
+        self.by_tsih.insert(shared.tsih, place);
+        self.logged_in(index);
+        let connection = &mut self.connections[index];
+        connection.session = Some(place);
+        connection.engine.admit(shared.tsih, &mut connection.out);
+        self.mark(index);
+    }
+
+    fn send_targets(&mut self, index: usize, which: &Which) {
+        let exports = self.links.shared.exports.load_full();
+        let connection = &mut self.connections[index];
+        let identity = connection.engine.identity();
+        let wanted = |name: &str| match which {
+            Which::All => true,
+            Which::This => identity.target_name.as_deref() == Some(name),
+            Which::Name(asked) => asked == name,
+        };
+        let origin = Origin {
+            initiator: &identity.initiator_name,
+            peer: connection.peer,
+            portal: &connection.portal.name,
+        };
+        let listing: Vec<TargetRecord> = exports
+            .config
+            .targets
+            .iter()
+            .filter(|target| wanted(&target.name) && access::permission(target, origin).is_some())
+            .map(|target| TargetRecord {
+                name: target.name.clone(),
+                addresses: access::addresses(target, &exports.config.portals, connection.local)
+                    .into_iter()
+                    .map(|(address, group)| format!("{address},{group}"))
+                    .collect(),
+            })
+            .collect();
+        connection.engine.text_answer(&listing, &mut connection.out);
+        self.mark(index);
+    }
+
+    fn logout(&mut self, index: usize, reason: LogoutReason) {
+        let Some(id) = self.id_of(index) else { return };
+        if reason == LogoutReason::RecoverConnection {
+            let connection = &mut self.connections[index];
+            let status = LogoutStatus::RecoveryNotSupported;
+            connection.engine.logout_done(status, &mut connection.out);
+            return self.mark(index);
+        }
+        match self.connections[index].session {
+            Some(session) => self.abort_session(session, Then::LoggedOut { connection: id }),
+            None => self.logged_out(id),
+        }
+    }
+
+    pub(super) fn logged_out(&mut self, id: ConnectionId) {
+        let Some((index, connection)) = self.connection(id) else {
+            return;
+        };
+        connection
+            .engine
+            .logout_done(LogoutStatus::Success, &mut connection.out);
+        self.close(index, "the initiator logged out");
+    }
+
+    /// The session ends: no new commands, and its registry entry goes with its last command.
+    pub(super) fn end_session(&mut self, place: usize, reason: &'static str) {
+        let Some(session) = self.sessions.get_mut(place) else {
+            return;
+        };
+        if session.ending.is_some() {
+            return;
+        }
+        session.ending = Some(reason);
+        let id = session.connection;
+        self.abort_session(place, Then::SessionEnded(place));
+        if let Some((index, connection)) = self.connection(id)
+            && !connection.closing
+        {
+            connection.session = None;
+            self.lose(index, reason);
+        }
+    }
+
+    pub(super) fn session_over(&mut self, place: usize) {
+        let session = self.sessions.remove(place);
+        let shared = session.shared;
+        self.by_tsih.remove(&shared.tsih);
+        let lost: Vec<_> = session
+            .luns
+            .into_iter()
+            .filter(|lun| scsi::change::nexus_lost(&lun.unit.published(), &shared.nexus).is_some())
+            .map(|lun| lun.unit)
+            .collect();
+        if !lost.is_empty() {
+            let request = ControlRequest::NexusLost {
+                units: lost,
+                nexus: shared.nexus.clone(),
+            };
+            if self.links.control.try_send(request).is_err() {
+                tracing::error!(nexus = %shared.nexus, "cannot release what the nexus had reserved");
+            }
+        }
+        self.links.shared.tell(Notice::SessionClosed {
+            initiator: shared.nexus.initiator.to_string(),
+            target: shared.target.clone(),
+            reason: session.ending.unwrap_or("it ended").to_owned(),
+        });
+        self.links.shared.registry.remove(shared.tsih);
+    }
+
+    /// The LUN map of a session may have changed.
+    pub(super) fn remap(&mut self, tsih: u16, seen: Vec<SeenUnit>, done: oneshot::Sender<()>) {
+        // Without the session the sender is dropped, which is an answer, too.
+        let Some(place) = self.by_tsih.get(&tsih).copied() else {
+            return;
+        };
+        let session = &mut self.sessions[place];
+        let same =
+            session.luns.len() == seen.len()
+                && session.luns.iter().zip(&seen).all(|(old, new)| {
+                    old.number == new.number && Arc::ptr_eq(&old.unit, &new.unit)
+                });
+        session.map(seen);
+        if !same {
+            for lun in &mut session.luns {
+                lun.state.establish(Attention::LunsChanged);
+            }
+        }
+        let kept = session.units();
+        let gone = |unit: &Arc<LogicalUnit>| !kept.iter().any(|kept| Arc::ptr_eq(kept, unit));
+        let tasks = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.session == place && gone(&running.unit))
+            .map(|(index, _)| index)
+            .collect();
+        self.abort_all(tasks, Then::Tell(done));
+    }
+}
+
+impl Refusal {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Forbidden => "no access rule allows it",
+            Self::NotFound => "there is no such target",
+            Self::Taken => {
+                "another initiator uses the target, and it does not allow several at once"
+            }
+            Self::Stuck => "commands of its old session do not end",
+            Self::Exhausted => "there is no room for another session",
+        }
+    }
+}
+
+type Asked = Result<(config::Authentication, Option<String>), (LoginStatus, &'static str)>;
+
+/// What an initiator has to prove for the target it names, if it may have it at all.
+fn allowed(exports: &Exports, identity: &SessionIdentity, origin: Origin<'_>) -> Asked {
+    let name = identity.target_name.as_deref().unwrap_or_default();
+    let target = exports
+        .target(name)
+        .filter(|target| access::answers_on(target, origin.portal))
+        .ok_or((LoginStatus::NotFound, Refusal::NotFound.reason()))?;
+    let permission = access::permission(target, origin)
+        .ok_or((LoginStatus::Forbidden, Refusal::Forbidden.reason()))?;
+    Ok((permission.authentication.clone(), target.alias.clone()))
+}
+
+/// The engine's words for what has to be proven, with the secrets.
+fn prove(
+    exports: &Exports,
+    asked: &config::Authentication,
+) -> Result<Authentication, (LoginStatus, &'static str)> {
+    if asked.accounts.is_empty() {
+        return Ok(Authentication::None);
+    }
+    let account = |user: &String| {
+        exports.secret_of(user).map(|secret| Account {
+            user: user.clone(),
+            secret: Secret::new(secret.to_vec()),
+        })
+    };
+    let mut random = [0; CHALLENGE_BYTES + 1];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| (LoginStatus::TargetError, "the system gives no random bytes"))?;
+    let (identifier, challenge) = random.split_first().unwrap_or((&0, &[]));
+    Ok(Authentication::Chap(Box::new(ChapPolicy {
+        accounts: asked.accounts.iter().filter_map(account).collect(),
+        algorithms: asked
+            .algorithms
+            .iter()
+            .map(|algorithm| (*algorithm).into())
+            .collect(),
+        challenge: challenge.to_vec(),
+        identifier: *identifier,
+        mutual: asked.mutual.as_ref().and_then(account),
+        mutual_required: asked.mutual_required,
+    })))
+}
+
+impl From<ChapAlgorithm> for Algorithm {
+    fn from(algorithm: ChapAlgorithm) -> Self {
+        match algorithm {
+            ChapAlgorithm::Md5 => Self::Md5,
+            ChapAlgorithm::Sha1 => Self::Sha1,
+            ChapAlgorithm::Sha256 => Self::Sha256,
+            ChapAlgorithm::Sha3_256 => Self::Sha3_256,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! A logical unit at run time: the device under it, what is published about it, and what only the
+//! control plane may change.
+//!
+//! Shards read [`LogicalUnit::published`] once for each step of a command and decide by it. A change
+//! (reservation, mode, size, medium) is made by the control plane alone, one at a time for each unit
+//! ([`LogicalUnit::durable`] is the lock): it makes a new value, writes beside the device what has to
+//! last, publishes, and passes the barrier through every shard before anybody is told.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use disk::{Beside, BesideStore, Disk};
+use parking_lot::Mutex;
+use scsi::{Nexus, Unit};
+
+use crate::gate::Gate;
+use crate::info::DeviceCounters;
+
+/// What the control plane changes under the unit's lock.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    pub(crate) store: BesideStore,
+    pub(crate) beside: Beside,
+}
+
+/// Shared by all shards and the control plane.
+#[derive(Debug)]
+pub(crate) struct LogicalUnit {
+    /// Name of the device.
+    pub(crate) name: String,
+    disk: ArcSwapOption<Opened>,
+    published: ArcSwap<Unit>,
+    /// Queue depth and ranges.
+    pub(crate) gate: Gate,
+    /// One change at a time.
+    pub(crate) durable: Arc<tokio::sync::Mutex<Durable>>,
+    /// Why the device is not ready, in words.
+    trouble: Mutex<Option<String>>,
+    /// Nexuses recorded beside the device as writers since the last clean stop.
+    writers: Mutex<HashSet<Nexus>>,
+    /// Nexuses told by this process that their earlier writes are in doubt, and the document as it
+    /// was at the start.
+    doubt: Mutex<Doubt>,
+    /// Aborted commands whose I/O has not ended.
+    zombies: AtomicUsize,
+    stuck: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+/// Who is owed a deferred error, and who has got it.
+#[derive(Debug)]
+struct Doubt {
+    at_start: Beside,
+    told: HashSet<Nexus>,
+}
+
+#[derive(Debug)]
+struct Opened(Arc<dyn Disk>);
+
+/// Counters of a device, raised by the shards.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) reads: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) writes: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+    pub(crate) errors: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn snapshot(&self) -> DeviceCounters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DeviceCounters {
+            reads: get(&self.reads),
+            bytes_read: get(&self.bytes_read),
+            writes: get(&self.writes),
+            bytes_written: get(&self.bytes_written),
+            errors: get(&self.errors),
+        }
+    }
+}
+
+/// Adds to a counter that only statistics read.
+pub(crate) fn count(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+impl LogicalUnit {
+    pub(crate) fn new(
+        name: String,
+        disk: Option<Arc<dyn Disk>>,
+        unit: Unit,
+        depth: usize,
+        durable: Durable,
+    ) -> Self {
+        Self {
+            name,
+            disk: ArcSwapOption::new(disk.map(|disk| Arc::new(Opened(disk)))),
+            published: ArcSwap::from_pointee(unit),
+            gate: Gate::new(depth),
+            writers: Mutex::new(HashSet::new()),
+            doubt: Mutex::new(Doubt {
+                at_start: durable.beside.clone(),
+                told: HashSet::new(),
+            }),
+            durable: Arc::new(tokio::sync::Mutex::new(durable)),
+            trouble: Mutex::new(None),
+            zombies: AtomicUsize::new(0),
+            stuck: AtomicBool::new(false),
+            counters: Counters::default(),
+        }
+    }
+
+    /// What holds now. Ask anew for each step of a command.
+    pub(crate) fn published(&self) -> arc_swap::Guard<Arc<Unit>> {
+        self.published.load()
+    }
+
+    /// Only under the unit's lock, and followed by the barrier.
+    pub(crate) fn publish(&self, unit: Unit) {
+        self.published.store(Arc::new(unit));
+    }
+
+    /// The device, while it is open.
+    pub(crate) fn disk(&self) -> Option<Arc<dyn Disk>> {
+        self.disk
+            .load()
+            .as_ref()
+            .map(|opened| Arc::clone(&opened.0))
+    }
+
+    /// Puts a device in or takes it out.
+    pub(crate) fn set_disk(&self, disk: Option<Arc<dyn Disk>>) {
+        self.disk.store(disk.map(|disk| Arc::new(Opened(disk))));
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock() = trouble;
+    }
+
+    /// Whether this nexus must be recorded before a write of it may be acknowledged from a cache
+    /// that a power cut empties.
+    pub(crate) fn must_record(&self, nexus: &Nexus, unit: &Unit) -> bool {
+        unit.volatile_cache && !self.writers.lock().contains(nexus)
+    }
+
+    pub(crate) fn recorded(&self, nexus: Nexus) {
+        self.writers.lock().insert(nexus);
+    }
+
+    /// Whether writes of this nexus from before an unclean stop of the host are in doubt, and it was
+    /// not told.
+    pub(crate) fn is_in_doubt(&self, nexus: &Nexus) -> bool {
+        let doubt = self.doubt.lock();
+        doubt.at_start.owes(&nexus.to_string()) && !doubt.told.contains(nexus)
+    }
+
+    /// It was told; `false` when that is no news.
+    pub(crate) fn told(&self, nexus: &Nexus) -> bool {
+        self.doubt.lock().told.insert(nexus.clone())
+    }
+
+    /// Nexuses in doubt at the start.
+    pub(crate) fn doubtful(&self) -> usize {
+        crate::doubt::count(&self.doubt.lock().at_start)
+    }
+
+    /// One more aborted command whose I/O goes on.
+    pub(crate) fn zombie_born(&self) {
+        self.zombies.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One has ended; `true` when it was the last and the unit was declared stuck.
+    pub(crate) fn zombie_gone(&self) -> bool {
+        self.zombies.fetch_sub(1, Ordering::AcqRel) == 1 && self.stuck.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn zombies(&self) -> usize {
+        self.zombies.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_stuck(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Release);
+    }
+
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Acquire)
+    }
+}
