@@ -217,7 +217,9 @@ fn load_eject(unit: &Unit, nexus: &Nexus, load: bool) -> Result<Applied, Respons
     if !load && !unit.allows(nexus, reservation::Access::Write) {
         return Err(Response::conflict());
     }
-    if !load && !unit.prevented.is_empty() {
+    // While removal is prevented the tray does not move, whichever way.
+    let moves = load != unit.medium.is_in();
+    if moves && !unit.prevented.is_empty() {
         return Err(Response::illegal(Code::REMOVAL_PREVENTED));
     }
     match (load, unit.medium) {
@@ -260,8 +262,7 @@ fn legacy_reservation(unit: &Unit, nexus: &Nexus, legacy: Legacy) -> Result<Appl
         // Compatible reservation handling: who has access already is told so; the rest conflicts.
         let registrants = state.reservation().is_some_and(|r| r.kind.registrants());
         let fine = state.holds(nexus) || (registrants && state.is_registered(nexus));
-        let leaves = legacy == Legacy::Release && state.is_registered(nexus);
-        return if fine || leaves {
+        return if fine {
             Ok(Applied::new(unit.clone()))
         } else {
             Err(Response::conflict())

@@ -30,7 +30,7 @@ pub const CHUNK_BYTES: u32 = 1 << 20;
 /// Descriptors in one answer to GET LBA STATUS; each costs one disk operation.
 pub const STATUS_DESCRIPTORS: u32 = 64;
 
-/// Logical units in one answer to REPORT LUNS: all that the flat numbering of this target can name.
+/// Logical units in one answer to REPORT LUNS: all that the flat space method of addressing can name.
 pub const REPORTED_LUNS: usize = 16384;
 
 /// Bytes of the longest initiator name in a TransportID: 223 bytes and the ISID, as RFC 7143 bounds it.

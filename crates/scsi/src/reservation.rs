@@ -11,7 +11,10 @@
 //!   not a power cycle of the unit to those who watch the counter, and it must never go back.
 //! - A registration by SPEC_I_PT names initiator ports with their ISID; the form without ISID ("all
 //!   ports known") is refused, for ports that are not logged in cannot be known.
-//! - REGISTER AND MOVE by a nexus that is registered but holds nothing is an illegal request.
+//! - REGISTER AND MOVE where nothing is reserved is an illegal request; by a nexus that does not hold,
+//!   or under an all-registrants type, a conflict.
+//! - ALL_TG_PT with REGISTER also changes (or removes) what the same initiator port registered through
+//!   other target ports, as long as it was with the same key; another key there is a conflict.
 
 mod access;
 mod out;
@@ -29,7 +32,7 @@ pub use out::{Action, InitiatorPort, Out, Outcome, Refusal};
 pub use saved::{Saved, SavedRegistration, SavedReservation};
 
 pub(crate) use out::{parse, precheck};
-pub(crate) use report::{capabilities, full_status, keys, reservation};
+pub(crate) use report::read;
 
 use crate::nexus::Nexus;
 

@@ -43,12 +43,12 @@ impl Code {
     pub const BECOMING_READY: Self = Self(0x0401);
     /// 0C/00 WRITE ERROR
     pub const WRITE_ERROR: Self = Self(0x0c00);
+    /// 0E/03 INVALID FIELD IN COMMAND INFORMATION UNIT: the transport's length disagrees with the CDB's
+    pub const DATA_LENGTH: Self = Self(0x0e03);
     /// 11/00 UNRECOVERED READ ERROR
     pub const READ_ERROR: Self = Self(0x1100);
     /// 1A/00 PARAMETER LIST LENGTH ERROR
     pub const LIST_LENGTH: Self = Self(0x1a00);
-    /// 1C/00 DEFECT LIST NOT FOUND
-    pub const DEFECT_LIST_NOT_FOUND: Self = Self(0x1c00);
     /// 1D/00 MISCOMPARE DURING VERIFY OPERATION
     pub const MISCOMPARE: Self = Self(0x1d00);
     /// 20/00 INVALID COMMAND OPERATION CODE
@@ -79,14 +79,10 @@ impl Code {
     pub const NO_MEDIUM_OPEN: Self = Self(0x3a02);
     /// 44/00 INTERNAL TARGET FAILURE
     pub const INTERNAL_FAILURE: Self = Self(0x4400);
-    /// 49/00 INVALID MESSAGE ERROR; 4B/00 DATA PHASE ERROR is what short data-out is
-    pub const DATA_PHASE: Self = Self(0x4b00);
     /// 53/02 MEDIUM REMOVAL PREVENTED
     pub const REMOVAL_PREVENTED: Self = Self(0x5302);
     /// 55/04 INSUFFICIENT REGISTRATION RESOURCES
     pub const REGISTRATION_RESOURCES: Self = Self(0x5504);
-    /// 63/00 END OF USER AREA ENCOUNTERED ON THIS TRACK is MMC's; 64/00 ILLEGAL MODE FOR THIS TRACK
-    pub const ILLEGAL_MODE_FOR_TRACK: Self = Self(0x6400);
 
     /// The additional sense code.
     pub const fn asc(self) -> u8 {

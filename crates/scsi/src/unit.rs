@@ -118,8 +118,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits for a block size unless the service sets its own: 4 MiB a transfer, 512 MiB a WRITE
-    /// SAME, 4 GiB an UNMAP.
+    /// The limits for a block size unless the service sets its own: 4 MiB a transfer, what WRITE SAME(10)
+    /// can count (65535 blocks), 2^20 blocks an UNMAP.
     pub fn for_block_size(block_size: u32) -> Self {
         let per = |bytes: u64| bytes.checked_div(u64::from(block_size)).unwrap_or(1).max(1);
         let per32 = |bytes: u64| u32::try_from(per(bytes)).unwrap_or(u32::MAX);
@@ -127,9 +127,9 @@ impl Limits {
         Self {
             max_transfer_blocks: transfer,
             optimal_transfer_blocks: per32(1 << 20),
-            max_unmap_lbas: per32(4 << 30),
+            max_unmap_lbas: 1 << 20,
             max_unmap_descriptors: limits::UNMAP_DESCRIPTORS,
-            max_write_same: per(512 << 20),
+            max_write_same: 0xffff,
             max_compare_and_write: u8::try_from(transfer.min(u32::from(limits::COMPARE_BLOCKS)))
                 .unwrap_or(u8::MAX),
         }

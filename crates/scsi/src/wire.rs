@@ -135,10 +135,6 @@ impl Writer {
         self
     }
 
-    pub(crate) fn zeros(&mut self, count: usize) -> &mut Self {
-        self.pad_to(self.0.len().saturating_add(count))
-    }
-
     /// Zeros up to a total length; nothing when it is longer already.
     pub(crate) fn pad_to(&mut self, len: usize) -> &mut Self {
         if len > self.0.len() {

@@ -378,10 +378,10 @@ impl State {
         to: &Nexus,
         unregister: bool,
     ) -> Result<Outcome, Refusal> {
-        let Some(held) = self.reservation.as_ref().filter(|_| self.holds(nexus)) else {
+        let Some(held) = &self.reservation else {
             return Err(Refusal::Check(Sense::invalid_cdb(1, Some(4))));
         };
-        if held.kind.all_registrants() {
+        if held.kind.all_registrants() || !self.holds(nexus) {
             return Err(Refusal::Conflict);
         }
         if to == nexus {

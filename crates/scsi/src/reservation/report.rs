@@ -6,8 +6,19 @@ use crate::wire::{self, Writer};
 /// TYPE MASK: all six types.
 const TYPE_MASK: u16 = 0xea01;
 
+/// The answer to a service action; `None` where there is no such action.
+pub(crate) fn read(state: &State, action: u8) -> Option<Vec<u8>> {
+    Some(match action {
+        0 => keys(state),
+        1 => reservation(state),
+        2 => capabilities(state),
+        3 => full_status(state),
+        _ => return None,
+    })
+}
+
 /// READ KEYS
-pub(crate) fn keys(state: &State) -> Vec<u8> {
+fn keys(state: &State) -> Vec<u8> {
     let mut out = Writer::new();
     out.u32(state.generation).u32(0);
     for (_, key) in state.registrations() {
@@ -17,7 +28,7 @@ pub(crate) fn keys(state: &State) -> Vec<u8> {
 }
 
 /// READ RESERVATION
-pub(crate) fn reservation(state: &State) -> Vec<u8> {
+fn reservation(state: &State) -> Vec<u8> {
     let mut out = Writer::new();
     out.u32(state.generation).u32(0);
     if let Some(reservation) = &state.reservation {
@@ -36,20 +47,20 @@ pub(crate) fn reservation(state: &State) -> Vec<u8> {
 }
 
 /// REPORT CAPABILITIES: CRH, SIP_C, ATP_C, PTPL_C; PTPL_A as it is; the types; what else is allowed.
-pub(crate) fn capabilities(state: &State) -> Vec<u8> {
+fn capabilities(state: &State) -> Vec<u8> {
     let mut out = Writer::new();
-    // ALLOW COMMANDS 000b: which commands other nexuses may send in spite of an exclusive reservation
-    // is not told.
+    // ALLOW COMMANDS 011b: TEST UNIT READY passes every reservation; MODE SENSE, READ DEFECT DATA and the
+    // REPORT SUPPORTED commands pass the write exclusive ones.
     out.u16(8)
         .u8(0x10 | 0x08 | 0x04 | 0x01)
-        .u8(0x80 | u8::from(state.aptpl))
+        .u8(0x80 | 0x30 | u8::from(state.aptpl))
         .u16(TYPE_MASK)
         .u16(0);
     out.finish()
 }
 
 /// READ FULL STATUS
-pub(crate) fn full_status(state: &State) -> Vec<u8> {
+fn full_status(state: &State) -> Vec<u8> {
     let mut out = Writer::new();
     out.u32(state.generation).u32(0);
     for (nexus, key) in state.registrations() {
