@@ -148,13 +148,19 @@ class Guest:
         """Starts a command that writes its own lines to the channel and leaves the prompt free."""
         self.run(f"{command} >/dev/null 2>/tmp/background.err &").good()
 
+    def until(self, condition: str, seconds: int = 20) -> None:
+        """Waits until a shell condition holds in the guest."""
+        steps = seconds * 20
+        loop = f"i=0; until {condition}; do i=$((i+1)); [ $i -lt {steps} ] || exit 1; usleep 50000; done"
+        done = self.run(loop, seconds + 40)
+        assert done.code == 0, f"{self.name}: not within {seconds} s: {condition}"
+
     # -- iSCSI --
 
     def start_initiator(self) -> None:
         """Runs iscsid and waits until iscsiadm reaches it."""
         self.run("iscsid -c /etc/iscsi/iscsid.conf").good()
-        command = "i=0; until iscsiadm -m session >/tmp/s 2>&1 || grep -q 'No active' /tmp/s; do i=$((i+1)); [ $i -lt 100 ] || exit 1; usleep 100000; done"
-        self.run(command, 30).good()
+        self.until("iscsiadm -m session >/tmp/s 2>&1 || grep -q 'No active' /tmp/s")
 
     def log_in(self, target: str, port: int, settings: dict[str, str] | None = None, seconds: float = 40.0) -> Done:
         """Makes a node record without discovery (the target names an address that the guest cannot reach) and logs in."""
@@ -171,9 +177,7 @@ class Guest:
 
     def device(self, node: str = "/dev/sda", seconds: int = 20) -> str:
         """Waits for a device node."""
-        steps = seconds * 10
-        loop = f"i=0; until [ -b {node} ]; do i=$((i+1)); [ $i -lt {steps} ] || exit 1; usleep 100000; done"
-        self.run(loop, seconds + 20).good()
+        self.until(f"[ -b {node} ]", seconds)
         return node
 
     def kernel_complaints(self) -> list[str]:

@@ -1,8 +1,8 @@
 //! Writes numbered, checkable blocks to a device and says which were acknowledged.
 //!
-//! `writer DEVICE SEED FIRST COUNT SPAN MODE OUTPUT`: block `n` of FIRST..FIRST+COUNT goes to slot
+//! `writer DEVICE SEED FIRST COUNT SPAN MODE OUTPUT LABEL`: block `n` of FIRST..FIRST+COUNT goes to slot
 //! `n % SPAN` of 4096 bytes. MODE is `direct` (O_DIRECT), `sync` (O_DIRECT|O_SYNC) or `flush:N` (O_DIRECT, an
-//! fdatasync after each N blocks). Prints to OUTPUT `ack N` when a write was acknowledged, `sync N` when all up to
+//! fdatasync after each N blocks). Prints to OUTPUT, each line opened by LABEL: `ack N` when a write was acknowledged, `sync N` when all up to
 //! N are covered by a sync, `error N TEXT` when one failed, `done N` at the end.
 
 use std::fs::OpenOptions;
@@ -28,8 +28,8 @@ fn fill(block: &mut [u8], seed: u64, number: u64) {
 }
 
 fn run(arguments: &[String]) -> Result<(), String> {
-    let [device, seed, first, count, span, mode, output] = arguments else {
-        return Err("usage: writer DEVICE SEED FIRST COUNT SPAN MODE OUTPUT".to_owned());
+    let [device, seed, first, count, span, mode, output, label] = arguments else {
+        return Err("usage: writer DEVICE SEED FIRST COUNT SPAN MODE OUTPUT LABEL".to_owned());
     };
     let number = |text: &String| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
     let (seed, first, count, span) = (number(seed)?, number(first)?, number(count)?, number(span)?);
@@ -48,21 +48,21 @@ fn run(arguments: &[String]) -> Result<(), String> {
         let block = &mut space[shift..shift + BLOCK];
         fill(block, seed, n);
         if let Err(error) = file.write_all_at(block, (n % span) * BLOCK as u64) {
-            say(format!("\nerror {n} {error}\n"))?;
+            say(format!("\n{label} error {n} {error}\n"))?;
             return Err(error.to_string());
         }
-        say(format!("\nack {n}\n"))?;
+        say(format!("\n{label} ack {n}\n"))?;
         if mode == "sync" {
-            say(format!("\nsync {n}\n"))?;
+            say(format!("\n{label} sync {n}\n"))?;
         } else if every > 0 && (n + 1) % every == 0 {
             if let Err(error) = file.sync_data() {
-                say(format!("\nerror {n} {error}\n"))?;
+                say(format!("\n{label} error {n} {error}\n"))?;
                 return Err(error.to_string());
             }
-            say(format!("\nsync {n}\n"))?;
+            say(format!("\n{label} sync {n}\n"))?;
         }
     }
-    say(format!("\ndone {}\n", first + count))
+    say(format!("\n{label} done {}\n", first + count))
 }
 
 fn main() -> ExitCode {

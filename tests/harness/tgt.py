@@ -24,6 +24,7 @@ class TgtServer(Server):
     def __init__(self, directory: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
         super().__init__(directory, host, port or ports.free_port(host))
         self.control = str(next(_control_ports))
+        self.spare = ports.free_port(host)
         self.targets: dict[str, tuple[int, Target]] = {}
         self.ids = itertools.count(1)
 
@@ -33,16 +34,17 @@ class TgtServer(Server):
         return shutil.which("tgtd") is not None
 
     def command(self) -> list[str]:
-        return ["tgtd", "-f", "-C", self.control, "--iscsi", f"portal={self.host}:{self.port}"]
+        return ["tgtd", "-f", "-C", self.control, "--iscsi", f"portal={self.host}:{self.spare}"]
 
     def ready(self) -> bool:
-        return self._admin("--op", "show", "--mode", "target", check=False) == 0 and wait.connectable(
-            self.host, self.port
-        )
+        return self._admin("--op", "show", "--mode", "target", check=False) == 0
 
     def configure(self) -> None:
         for number, target in self.targets.values():
             self._serve(number, target)
+        # The portal comes last: an initiator that logs in again must not meet a target that is not there yet.
+        self._admin("--op", "new", "--mode", "portal", "--param", f"portal={self.host}:{self.port}")
+        wait.listening(self.host, self.port)
 
     def stop(self, seconds: float = 15.0) -> int:
         self.kill()  # it ignores SIGTERM while a session is open
