@@ -1,1 +1,55 @@
-//! placeholder
+//! What is said on the management socket: the types of `/api/v1`, its errors, and a client.
+//!
+//! The service (`sanctumd`) answers these types, the command line (`sanctum`) and later the web
+//! console speak them. Nothing here decides anything: no validation beyond the shape of a value, no
+//! file, no server.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | the settings document's own words (portal, device, target ...), used as request bodies |
+//! | [`view`] | what is answered: configured things together with their live state |
+//! | [`request`] | bodies and query strings of requests that are not a settings type |
+//! | [`problem`] | the one error type, its codes and their HTTP statuses |
+//! | [`client`] | a typed client over the Unix socket |
+//! | [`limits`] | how large and how long anything here may be |
+//!
+//! # Sketch
+//!
+//! One request is one HTTP/1.1 exchange with a JSON body on a Unix socket; a connection is reused for
+//! the next. A change answers once it is both in force and stored ([`view::Applied`]), except for work
+//! that takes long (reserving the space of an image): that answers at once with a [`view::Task`], which
+//! is then polled. When the connection breaks between the request and its answer, the change may have
+//! been made or not; the settings generation tells which, and a change that carries
+//! [`request::Change::expect`] is safe to send again.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod limits;
+pub mod path;
+pub mod problem;
+pub mod request;
+pub mod secret;
+pub mod view;
+
+pub use client::{Client, ClientError};
+pub use problem::{Code, Problem};
+pub use secret::Secret;
+
+/// The settings document's own words.
+pub mod config {
+    pub use disk::CacheMode;
+    pub use target::config::{
+        AccessRule, Action, Authentication, Backing, ChapAccount, ChapAlgorithm, Device, Lun,
+        LunMapping, Portal, Provisioning, Target,
+    };
+}
+
+/// Where every path of this version starts.
+pub const PREFIX: &str = "/api/v1";
+
+/// Where the socket is when nothing else is said: made by the service manager for the system service.
+pub const DEFAULT_SOCKET: &str = "/run/sanctum/api.sock";
+
+/// Name of the socket inside a data directory.
+pub const SOCKET_NAME: &str = "api.sock";

@@ -1,0 +1,554 @@
+//! `sanctum device`: what backs LUNs.
+
+use std::path::PathBuf;
+
+use api::config::{Backing, CacheMode, Device, Provisioning};
+use api::request::{DeviceChange, DeviceRemoval, NewDevice};
+use api::view::{DeviceState, DeviceView};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::cli::Context;
+use crate::commands::{listed, yes_no};
+use crate::failure::Failure;
+use crate::{progress, size};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lists devices
+    List,
+    /// Shows a device with its identity and reservations
+    Show {
+        /// Name
+        name: String,
+    },
+    /// Adds a device
+    #[command(subcommand)]
+    Create(Box<Create>),
+    /// Makes a device larger; initiators are told
+    Grow {
+        /// Name
+        name: String,
+        /// New size, or with a leading `+` how much more: 20G, +5G
+        #[arg(value_parser = growth)]
+        size: Growth,
+    },
+    /// Sets the cache mode
+    Cache {
+        /// Name
+        name: String,
+        /// The mode
+        mode: Mode,
+    },
+    /// Sets how many operations run at once
+    Queue {
+        /// Name
+        name: String,
+        /// Operations at once, 1 to 1024
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+        depth: Option<u16>,
+        /// Several at once (true) or one (false)
+        #[arg(long, value_name = "BOOL")]
+        asynchronous: Option<bool>,
+    },
+    /// Loads the medium of a removable device, retries one that failed, or accepts an empty RAM disk
+    Load {
+        /// Name
+        name: String,
+    },
+    /// Ejects the medium of a removable device
+    Eject {
+        /// Name
+        name: String,
+    },
+    /// Removes every registration and reservation, as if all initiators had given them up
+    ClearReservations {
+        /// Name
+        name: String,
+    },
+    /// Removes a device from the settings; its file stays
+    Delete {
+        /// Name
+        name: String,
+        /// Removes the image file as well
+        #[arg(long)]
+        delete_file: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Create {
+    /// An image file
+    Image {
+        /// Name
+        name: String,
+        /// Size, such as 10G; with --existing the file's own unless given
+        #[arg(long, value_parser = size::parse, required_unless_present = "existing")]
+        size: Option<u64>,
+        /// The file (default: NAME.img in the service's image directory)
+        #[arg(long)]
+        path: Option<PathBuf>,
+        /// Reserves all space now
+        #[arg(long, conflicts_with = "existing")]
+        preallocate: bool,
+        /// The file is there already and keeps its contents
+        #[arg(long, requires = "path")]
+        existing: bool,
+        /// Logical block size in bytes
+        #[arg(long, default_value_t = 512, value_parser = block_size)]
+        block_size: u32,
+        /// Refuses writes
+        #[arg(long)]
+        read_only: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A physical disk, partition or volume
+    Block {
+        /// Name
+        name: String,
+        /// The device node; one under /dev/disk/by-id survives a reboot
+        #[arg(long)]
+        path: PathBuf,
+        /// Logical block size in bytes (default: the disk's own)
+        #[arg(long, value_parser = block_size)]
+        block_size: Option<u32>,
+        /// Refuses writes
+        #[arg(long)]
+        read_only: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Memory; contents end with the service
+    Ram {
+        /// Name
+        name: String,
+        /// Size, such as 512M
+        #[arg(long, value_parser = size::parse)]
+        size: u64,
+        /// Logical block size in bytes
+        #[arg(long, default_value_t = 512, value_parser = block_size)]
+        block_size: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// An ISO image, as an optical drive
+    Iso {
+        /// Name
+        name: String,
+        /// The file
+        #[arg(long)]
+        path: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Common {
+    /// Cache mode
+    #[arg(long, value_enum, default_value_t = Mode::None)]
+    cache: Mode,
+    /// The medium can be ejected
+    #[arg(long)]
+    removable: bool,
+    /// One operation at a time
+    #[arg(long)]
+    synchronous: bool,
+    /// Operations at once, 1 to 1024
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    queue_depth: u16,
+}
+
+/// Cache modes by the names of the settings.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Mode {
+    /// Direct I/O
+    None,
+    /// Reads cached; a write is stable before it is answered
+    WriteThrough,
+    /// A write may be answered from memory that outlives the service, not the host
+    WriteBack,
+}
+
+impl From<Mode> for CacheMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::None => Self::None,
+            Mode::WriteThrough => Self::WriteThrough,
+            Mode::WriteBack => Self::WriteBack,
+        }
+    }
+}
+
+/// A new size.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Growth {
+    To(u64),
+    By(u64),
+}
+
+fn growth(text: &str) -> Result<Growth, String> {
+    match text.strip_prefix('+') {
+        Some(more) => size::parse(more).map(Growth::By),
+        None => size::parse(text).map(Growth::To),
+    }
+}
+
+fn block_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" | "4K" | "4k" => Ok(4096),
+        _ => Err("512 or 4096".to_owned()),
+    }
+}
+
+impl Command {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let client = &context.client;
+        match self {
+            Self::List => list(context).await,
+            Self::Show { name } => show(context, &client.device(&name).await?),
+            Self::Create(create) => add(context, create.into_device()?).await,
+            Self::Grow { name, size } => grow(context, &name, size).await,
+            Self::Cache { name, mode } => {
+                let to = DeviceChange {
+                    cache: Some(mode.into()),
+                    ..DeviceChange::default()
+                };
+                change(context, &name, &to).await
+            }
+            Self::Queue {
+                name,
+                depth,
+                asynchronous,
+            } => {
+                let to = DeviceChange {
+                    queue_depth: depth,
+                    asynchronous,
+                    ..DeviceChange::default()
+                };
+                change(context, &name, &to).await
+            }
+            Self::Load { name } => {
+                client.load_device(&name).await?;
+                context.output.done(&(), &format!("device {name} loaded"))
+            }
+            Self::Eject { name } => {
+                client.eject_device(&name).await?;
+                context.output.done(&(), &format!("device {name} ejected"))
+            }
+            Self::ClearReservations { name } => {
+                client.clear_reservations(&name).await?;
+                context
+                    .output
+                    .done(&(), &format!("reservations of device {name} cleared"))
+            }
+            Self::Delete { name, delete_file } => {
+                let applied = client
+                    .remove_device(&name, DeviceRemoval { delete_file })
+                    .await?;
+                let file = if delete_file {
+                    ", its file too"
+                } else {
+                    "; its file stays"
+                };
+                context
+                    .output
+                    .done(&applied, &format!("device {name} removed{file}"))
+            }
+        }
+    }
+}
+
+impl Create {
+    fn into_device(self) -> Result<NewDevice, Failure> {
+        let (name, backing, existing, common) = match self {
+            Self::Image {
+                name,
+                size,
+                path,
+                preallocate,
+                existing,
+                block_size,
+                read_only,
+                common,
+            } => {
+                let provisioning = if preallocate {
+                    Provisioning::Preallocated
+                } else {
+                    Provisioning::Thin
+                };
+                let path = path.map(absolute).transpose()?.unwrap_or_default();
+                let size = size.unwrap_or(0);
+                let image = Backing::Image {
+                    path,
+                    size,
+                    provisioning,
+                    block_size,
+                    read_only,
+                };
+                (name, image, existing, common)
+            }
+            Self::Block {
+                name,
+                path,
+                block_size,
+                read_only,
+                common,
+            } => (
+                name,
+                Backing::Block {
+                    path: absolute(path)?,
+                    block_size,
+                    read_only,
+                },
+                false,
+                common,
+            ),
+            Self::Ram {
+                name,
+                size,
+                block_size,
+                common,
+            } => (name, Backing::Ram { size, block_size }, false, common),
+            Self::Iso { name, path } => {
+                let common = Common {
+                    cache: Mode::None,
+                    removable: true,
+                    synchronous: false,
+                    queue_depth: 128,
+                };
+                (
+                    name,
+                    Backing::Iso {
+                        path: absolute(path)?,
+                    },
+                    false,
+                    common,
+                )
+            }
+        };
+        let device = Device {
+            name,
+            backing,
+            cache: common.cache.into(),
+            removable: common.removable,
+            asynchronous: !common.synchronous,
+            queue_depth: common.queue_depth,
+        };
+        Ok(NewDevice { device, existing })
+    }
+}
+
+/// The service runs elsewhere in the file system, so it is told whole paths.
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path)
+        .map_err(|error| Failure::local(format!("path {}", path.display()), &error))
+}
+
+async fn add(context: &Context, device: NewDevice) -> Result<(), Failure> {
+    let task = context.client.add_device(&device).await?;
+    let task = progress::follow(&context.client, task).await?;
+    context
+        .output
+        .done(&task, &format!("device {} added", device.device.name))
+}
+
+async fn change(context: &Context, name: &str, to: &DeviceChange) -> Result<(), Failure> {
+    if *to == DeviceChange::default() {
+        return Err(Failure::usage(
+            "nothing to change",
+            "see sanctum device queue --help",
+        ));
+    }
+    let applied = context.client.change_device(name, to).await?;
+    context
+        .output
+        .done(&applied, &format!("device {name} changed"))
+}
+
+async fn grow(context: &Context, name: &str, growth: Growth) -> Result<(), Failure> {
+    let size = match growth {
+        Growth::To(size) => size,
+        Growth::By(more) => {
+            let device = context.client.device(name).await?.device;
+            let size = configured_size(&device.backing).ok_or_else(|| {
+                Failure::usage(
+                    format!("device {name} has no size in the settings"),
+                    "give the whole new size",
+                )
+            })?;
+            size.checked_add(more)
+                .ok_or_else(|| Failure::usage("that is too large", "give less"))?
+        }
+    };
+    let to = DeviceChange {
+        size: Some(size),
+        ..DeviceChange::default()
+    };
+    let applied = context.client.change_device(name, &to).await?;
+    context.output.done(
+        &applied,
+        &format!("device {name} has {} now", size::show(size)),
+    )
+}
+
+fn configured_size(backing: &Backing) -> Option<u64> {
+    match backing {
+        Backing::Image { size, .. } | Backing::Ram { size, .. } => Some(*size),
+        Backing::Block { .. } | Backing::Iso { .. } => None,
+    }
+}
+
+fn kind(backing: &Backing) -> &'static str {
+    match backing {
+        Backing::Image {
+            provisioning: Provisioning::Thin,
+            ..
+        } => "image (thin)",
+        Backing::Image { .. } => "image",
+        Backing::Block { .. } => "block",
+        Backing::Ram { .. } => "ram",
+        Backing::Iso { .. } => "iso",
+    }
+}
+
+fn state(view: &DeviceView) -> String {
+    match view.live.as_ref().map(|live| &live.state) {
+        Some(DeviceState::Ready) => "ready".to_owned(),
+        Some(DeviceState::NotReady { reason }) => format!("not ready: {reason}"),
+        Some(DeviceState::Empty) => "empty: its contents ended with an earlier start".to_owned(),
+        Some(DeviceState::Ejected) => "ejected".to_owned(),
+        None => "unknown".to_owned(),
+    }
+}
+
+fn bytes(view: &DeviceView) -> String {
+    let live = view
+        .live
+        .as_ref()
+        .map(|live| live.size)
+        .filter(|size| *size > 0);
+    live.or_else(|| configured_size(&view.device.backing))
+        .map(size::show)
+        .unwrap_or_default()
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let devices = context.client.devices().await?;
+    let rows = devices
+        .iter()
+        .map(|view| {
+            let lun = view
+                .lun
+                .as_ref()
+                .map(|lun| format!("{} LUN {}", lun.target, lun.number));
+            vec![
+                view.device.name.clone(),
+                kind(&view.device.backing).to_owned(),
+                bytes(view),
+                view.device.cache.to_string(),
+                lun.unwrap_or_default(),
+                state(view),
+            ]
+        })
+        .collect();
+    context.output.list(
+        &devices,
+        &["name", "kind", "size", "cache", "exposed as", "state"],
+        rows,
+    )
+}
+
+fn show(context: &Context, view: &DeviceView) -> Result<(), Failure> {
+    let device = &view.device;
+    let queue = if device.asynchronous {
+        format!("{} at once", device.queue_depth)
+    } else {
+        "one at a time".to_owned()
+    };
+    let mut fields = vec![
+        ("name", device.name.clone()),
+        ("kind", kind(&device.backing).to_owned()),
+        ("state", state(view)),
+        (
+            "path",
+            device
+                .backing
+                .path()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default(),
+        ),
+        ("size", bytes(view)),
+        ("cache", device.cache.to_string()),
+        ("queue", queue),
+        ("removable", yes_no(device.removable)),
+    ];
+    if let Some(lun) = &view.lun {
+        fields.push(("exposed as", format!("{} LUN {}", lun.target, lun.number)));
+    }
+    if let Some(live) = &view.live {
+        let counters = &live.counters;
+        fields.extend([
+            ("block size", live.block_size.to_string()),
+            ("serial", live.serial.clone()),
+            ("naa", live.naa.clone()),
+            (
+                "reads",
+                format!("{}, {}", counters.reads, size::show(counters.bytes_read)),
+            ),
+            (
+                "writes",
+                format!(
+                    "{}, {}",
+                    counters.writes,
+                    size::show(counters.bytes_written)
+                ),
+            ),
+            ("errors", counters.errors.to_string()),
+        ]);
+        let held = &live.reservations;
+        let registrations: Vec<String> = held
+            .registrations
+            .iter()
+            .map(|(initiator, isid, group)| {
+                format!("{initiator} (isid {isid}, portal group {group})")
+            })
+            .collect();
+        fields.extend([
+            (
+                "reservation",
+                held.kind.clone().unwrap_or_else(|| "none".to_owned()),
+            ),
+            ("held by", held.holder.clone().unwrap_or_default()),
+            (
+                "registered",
+                listed(&registrations, "nobody").replace(", iqn", "\niqn"),
+            ),
+        ]);
+    }
+    context.output.one(view, fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growth_to_and_by() {
+        assert_eq!(growth("20G"), Ok(Growth::To(20 << 30)));
+        assert_eq!(growth("+5G"), Ok(Growth::By(5 << 30)));
+        assert!(growth("-5G").is_err());
+        assert!(growth("++5G").is_err());
+    }
+
+    #[test]
+    fn an_iso_is_removable_and_paths_are_whole() {
+        let new = Create::Iso {
+            name: "cd".to_owned(),
+            path: "cd.iso".into(),
+        }
+        .into_device()
+        .unwrap();
+        assert!(new.device.removable);
+        assert!(new.device.backing.path().unwrap().is_absolute());
+    }
+}

@@ -1,0 +1,201 @@
+//! `sanctum settings`: everything the service serves, in one document.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use api::request::{Change, Rollback, SettingsText};
+use api::view::SettingsApplied;
+use clap::Subcommand;
+
+use crate::cli::Context;
+use crate::failure::Failure;
+use crate::limits;
+use crate::output;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the settings in force, or a kept generation
+    Show {
+        /// A generation from the history
+        #[arg(long, value_name = "N")]
+        generation: Option<u64>,
+    },
+    /// Writes the settings in force to a file, without secrets
+    Export {
+        /// The file; it must not exist
+        file: PathBuf,
+    },
+    /// Shows what applying a document would change; changes nothing
+    Diff {
+        /// The document; `-` reads standard input
+        file: PathBuf,
+    },
+    /// Applies a document: all of it, or nothing
+    Apply {
+        /// The document; `-` reads standard input
+        file: PathBuf,
+        /// Refuses unless this generation is in force
+        #[arg(long, value_name = "N")]
+        expect: Option<u64>,
+        /// Shows what would change; changes nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Returns to a kept generation, as a new one
+    Rollback {
+        /// Its number in the history
+        generation: u64,
+        /// Refuses unless this generation is in force
+        #[arg(long, value_name = "N")]
+        expect: Option<u64>,
+    },
+    /// Lists kept generations
+    History,
+}
+
+impl Command {
+    pub(crate) async fn run(self, context: Context) -> Result<(), Failure> {
+        match self {
+            Self::Show { generation } => {
+                let shown = match generation {
+                    Some(generation) => context.client.settings_of(generation).await?,
+                    None => context.client.settings().await?,
+                };
+                context.output.done(&shown, shown.text.trim_end())
+            }
+            Self::Export { file } => {
+                let shown = context.client.settings().await?;
+                export(&file, &shown.text)?;
+                let sentence = format!(
+                    "generation {} written to {}",
+                    shown.generation,
+                    file.display()
+                );
+                context.output.done(&shown, &sentence)
+            }
+            Self::Diff { file } => diff(&context, &file).await,
+            Self::Apply {
+                file,
+                dry_run: true,
+                ..
+            } => diff(&context, &file).await,
+            Self::Apply {
+                file,
+                expect,
+                dry_run: false,
+            } => {
+                let text = read(&file)?;
+                let applied = expecting(&context, expect).apply_settings(&text).await?;
+                tell(&context, &applied)
+            }
+            Self::Rollback { generation, expect } => {
+                let client = expecting(&context, expect);
+                let applied = client.roll_back(Rollback { generation }).await?;
+                tell(&context, &applied)
+            }
+            Self::History => history(&context).await,
+        }
+    }
+}
+
+/// The client, with the expected generation in its changes.
+fn expecting(context: &Context, expect: Option<u64>) -> api::Client {
+    let change = Change {
+        expect,
+        ..context.client.carried_change().clone()
+    };
+    context.client.clone().with_change(change)
+}
+
+async fn diff(context: &Context, file: &Path) -> Result<(), Failure> {
+    let difference = context.client.diff_settings(&read(file)?).await?;
+    let shown = if difference.text.is_empty() {
+        format!("no difference to generation {}", difference.generation)
+    } else {
+        difference.text.trim_end().to_owned()
+    };
+    context.output.done(&difference, &shown)
+}
+
+fn tell(context: &Context, applied: &SettingsApplied) -> Result<(), Failure> {
+    let sentence = if applied.text.is_empty() {
+        format!(
+            "nothing to change; generation {} stays in force",
+            applied.generation
+        )
+    } else {
+        format!(
+            "{}\ngeneration {} is in force",
+            applied.text.trim_end(),
+            applied.generation
+        )
+    };
+    context.output.done(applied, &sentence)
+}
+
+async fn history(context: &Context) -> Result<(), Failure> {
+    let entries = context.client.history().await?;
+    let rows = entries
+        .iter()
+        .map(|entry| {
+            let active = if entry.active { "in force" } else { "" };
+            vec![
+                entry.generation.to_string(),
+                entry.time.clone(),
+                entry.who.clone(),
+                entry.why.clone(),
+                active.to_owned(),
+            ]
+        })
+        .collect();
+    context.output.list(
+        &entries,
+        &["generation", "time", "who", "why", "state"],
+        rows,
+    )
+}
+
+fn read(file: &Path) -> Result<SettingsText, Failure> {
+    let failure =
+        |error: &io::Error| Failure::local(format!("cannot read {}", file.display()), error);
+    let mut text = String::new();
+    let most = limits::SETTINGS_BYTES_MAX;
+    let read = if file == Path::new("-") {
+        io::stdin().lock().take(most + 1).read_to_string(&mut text)
+    } else {
+        File::open(file).and_then(|open| open.take(most + 1).read_to_string(&mut text))
+    };
+    read.map_err(|error| failure(&error))?;
+    if text.len() as u64 > most {
+        return Err(Failure::usage(
+            format!(
+                "{} is larger than a settings document may be",
+                file.display()
+            ),
+            "check that it is the right file",
+        ));
+    }
+    Ok(SettingsText {
+        text,
+        file: Some(file.to_owned()),
+    })
+}
+
+/// Writes a new file that only its owner reads: it names secrets, though it does not hold them.
+fn export(file: &Path, text: &str) -> Result<(), Failure> {
+    if file == Path::new("-") {
+        return output::text(text);
+    }
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut open| {
+            open.write_all(text.as_bytes())?;
+            open.sync_all()
+        })
+        .map_err(|error| Failure::local(format!("cannot write {}", file.display()), &error))
+}

@@ -1,0 +1,16 @@
+//! Bounds of what the command line reads.
+
+/// Largest settings file read, the service's own limit.
+pub(crate) const SETTINGS_BYTES_MAX: u64 = api::limits::REQUEST_BYTES_MAX as u64;
+
+/// Longest secret read from standard input or a terminal, in bytes; CHAP itself ends well below.
+pub(crate) const SECRET_BYTES_MAX: u64 = 1024;
+
+/// Longest answer to a question of `sanctum setup`, in bytes.
+pub(crate) const ANSWER_BYTES_MAX: u64 = 4096;
+
+/// How often a question is asked again after an answer that does not do.
+pub(crate) const QUESTION_TRIES: usize = 5;
+
+/// Most that is read of what `sanctumd init` prints.
+pub(crate) const INIT_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
