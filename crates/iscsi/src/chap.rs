@@ -217,9 +217,14 @@ pub enum ValueError {
 /// Never more than 1024 bytes come out; anything longer, empty or damaged is a [`ValueError`].
 pub fn decode_value(value: &str) -> Result<Vec<u8>, ValueError> {
     if value.len() > BINARY_TEXT_MAX {
-        return Err(ValueError::Long { max: BINARY_BYTES_MAX });
+        return Err(ValueError::Long {
+            max: BINARY_BYTES_MAX,
+        });
     }
-    let (prefix, digits) = value.as_bytes().split_at_checked(2).ok_or(ValueError::Encoding)?;
+    let (prefix, digits) = value
+        .as_bytes()
+        .split_at_checked(2)
+        .ok_or(ValueError::Encoding)?;
     let bytes = match prefix {
         b"0x" | b"0X" => hex(digits)?,
         b"0b" | b"0B" => base64(digits)?,
@@ -228,7 +233,9 @@ pub fn decode_value(value: &str) -> Result<Vec<u8>, ValueError> {
     match bytes.len() {
         0 => Err(ValueError::Empty),
         1..=BINARY_BYTES_MAX => Ok(bytes),
-        _ => Err(ValueError::Long { max: BINARY_BYTES_MAX }),
+        _ => Err(ValueError::Long {
+            max: BINARY_BYTES_MAX,
+        }),
     }
 }
 
@@ -242,7 +249,10 @@ pub fn decode_response(value: &str, algorithm: Algorithm) -> Result<Vec<u8>, Val
     if bytes.len() == expected {
         Ok(bytes)
     } else {
-        Err(ValueError::Length { len: bytes.len(), expected })
+        Err(ValueError::Length {
+            len: bytes.len(),
+            expected,
+        })
     }
 }
 
@@ -279,7 +289,9 @@ pub fn choose(offered: &str, allowed: &[Algorithm]) -> Result<Algorithm, ChapErr
         .iter()
         .copied()
         .find(|algorithm| numbers.contains(&u64::from(algorithm.number())))
-        .ok_or_else(|| ChapError::NoCommonAlgorithm { offered: offered.to_owned() })
+        .ok_or_else(|| ChapError::NoCommonAlgorithm {
+            offered: offered.to_owned(),
+        })
 }
 
 /// A list of hashes as CHAP_A writes it.
@@ -320,7 +332,11 @@ fn base64(digits: &[u8]) -> Result<Vec<u8>, ValueError> {
         let mut word = 0_u32;
         for (position, digit) in group.iter().enumerate() {
             let padded = position.saturating_add(padding) >= 4;
-            let sextet = if padded { 0 } else { sextet(*digit).ok_or(ValueError::Damaged)? };
+            let sextet = if padded {
+                0
+            } else {
+                sextet(*digit).ok_or(ValueError::Damaged)?
+            };
             word = word << 6 | sextet;
         }
         let [_, decoded @ ..] = word.to_be_bytes();
@@ -335,8 +351,7 @@ fn base64(digits: &[u8]) -> Result<Vec<u8>, ValueError> {
 }
 
 fn sextet(digit: u8) -> Option<u32> {
-    const ALPHABET: &[u8; 64] =
-        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let position = ALPHABET.iter().position(|known| *known == digit)?;
     u32::try_from(position).ok()
 }
@@ -354,9 +369,18 @@ mod tests {
     fn responses_match_another_implementation() {
         for (algorithm, expected) in [
             (Algorithm::Md5, "0x4be1fbbb541c6d940f83217091986163"),
-            (Algorithm::Sha1, "0xa7f9f2c48af0c41735c968136ef3286cebcc153c"),
-            (Algorithm::Sha256, "0x0845868c9579dc6d3629ab68dc37619fb6f2e0a49044ebc0088266dfe77ab26a"),
-            (Algorithm::Sha3_256, "0xd7c334e6a1a6d852673cf93501e829ededa82564bccc8f7aa7be231b3e3b1967"),
+            (
+                Algorithm::Sha1,
+                "0xa7f9f2c48af0c41735c968136ef3286cebcc153c",
+            ),
+            (
+                Algorithm::Sha256,
+                "0x0845868c9579dc6d3629ab68dc37619fb6f2e0a49044ebc0088266dfe77ab26a",
+            ),
+            (
+                Algorithm::Sha3_256,
+                "0xd7c334e6a1a6d852673cf93501e829ededa82564bccc8f7aa7be231b3e3b1967",
+            ),
         ] {
             let response = algorithm.response(7, &secret("correct horse"), b"challenge");
             assert_eq!(response.len(), algorithm.response_len());
@@ -387,7 +411,15 @@ mod tests {
         assert_eq!(decode_value("0BTWE="), Ok(b"Ma".to_vec()));
         assert_eq!(decode_value("0bTQ=="), Ok(b"M".to_vec()));
         assert_eq!(decode_value("0b+/+/"), Ok(vec![0xfb, 0xff, 0xbf]));
-        for damaged in ["0bTWF", "0bT===", "0b====", "0bTWE=TWFu", "0bTW u", "0bTWF=", "0bTR=="] {
+        for damaged in [
+            "0bTWF",
+            "0bT===",
+            "0b====",
+            "0bTWE=TWFu",
+            "0bTW u",
+            "0bTWF=",
+            "0bTR==",
+        ] {
             assert_eq!(decode_value(damaged), Err(ValueError::Damaged), "{damaged}");
         }
         assert_eq!(decode_value("0b"), Err(ValueError::Empty));
@@ -398,10 +430,16 @@ mod tests {
     fn cve_2018_14633_values_too_long_or_short() {
         let hex = |len: usize| format!("0x{}", "ab".repeat(len));
         assert_eq!(decode_value(&hex(1024)).map(|v| v.len()), Ok(1024));
-        assert_eq!(decode_value(&hex(1025)), Err(ValueError::Long { max: 1024 }));
+        assert_eq!(
+            decode_value(&hex(1025)),
+            Err(ValueError::Long { max: 1024 })
+        );
         let base64 = |groups: usize| format!("0b{}", "AAAA".repeat(groups));
         assert_eq!(decode_value(&base64(341)).map(|v| v.len()), Ok(1023));
-        assert_eq!(decode_value(&base64(342)), Err(ValueError::Long { max: 1024 }));
+        assert_eq!(
+            decode_value(&base64(342)),
+            Err(ValueError::Long { max: 1024 })
+        );
         for len in [1, 15, 17, 1024] {
             assert_eq!(
                 decode_response(&hex(len), Algorithm::Md5),

@@ -49,7 +49,9 @@ pub enum FrameError {
         max: u32,
     },
     /// Additional header segments above what any PDU needs.
-    #[error("additional header segments of {len} bytes, opcode {opcode:#04x}; we take {AHS_BYTES_MAX}")]
+    #[error(
+        "additional header segments of {len} bytes, opcode {opcode:#04x}; we take {AHS_BYTES_MAX}"
+    )]
     LongAhs {
         /// Opcode bits of the header.
         opcode: u8,
@@ -156,10 +158,7 @@ impl Receiver {
     ///
     /// # Errors
     /// [`FrameError`]; the stream is of no more use then.
-    pub fn next<'b>(
-        &mut self,
-        input: &mut &'b [u8],
-    ) -> Result<Option<Received<'b>>, FrameError> {
+    pub fn next<'b>(&mut self, input: &mut &'b [u8]) -> Result<Option<Received<'b>>, FrameError> {
         loop {
             match self.stage {
                 Stage::Header => {
@@ -216,17 +215,24 @@ impl Receiver {
         let header = self.header();
         let opcode = header.raw_opcode();
         if header.ahs_len() > AHS_BYTES_MAX {
-            return Err(FrameError::LongAhs { opcode, len: header.ahs_len() });
+            return Err(FrameError::LongAhs {
+                opcode,
+                len: header.ahs_len(),
+            });
         }
         let digest = if self.header_digest { DIGEST_LEN } else { 0 };
         // A damaged length is told as a damaged header, so the length is looked at last.
-        Ok(BHS_LEN.saturating_add(header.ahs_len()).saturating_add(digest))
+        Ok(BHS_LEN
+            .saturating_add(header.ahs_len())
+            .saturating_add(digest))
     }
 
     fn check_header(&self, whole: usize) -> Result<(), FrameError> {
         if self.header_digest {
-            let (header, digest) =
-                self.bytes.split_at_checked(whole.saturating_sub(DIGEST_LEN)).unwrap_or_default();
+            let (header, digest) = self
+                .bytes
+                .split_at_checked(whole.saturating_sub(DIGEST_LEN))
+                .unwrap_or_default();
             if digest != crc32c(&[header]) {
                 return Err(FrameError::HeaderDigest);
             }
@@ -235,7 +241,11 @@ impl Receiver {
         let len = header.data_len();
         if len > self.max_segment {
             let opcode = header.raw_opcode();
-            return Err(FrameError::LongSegment { opcode, len, max: self.max_segment });
+            return Err(FrameError::LongSegment {
+                opcode,
+                len,
+                max: self.max_segment,
+            });
         }
         Ok(())
     }
@@ -244,7 +254,11 @@ impl Receiver {
         let len = self.header().data_len();
         self.tail_len = 0;
         self.crc.reset();
-        self.stage = if len == 0 { Stage::End } else { Stage::Data { left: len } };
+        self.stage = if len == 0 {
+            Stage::End
+        } else {
+            Stage::Data { left: len }
+        };
     }
 
     /// Passes on what is there of the data segment.
@@ -257,7 +271,9 @@ impl Receiver {
             self.crc.update(bytes);
         }
         let left = left.saturating_sub(u32::try_from(take).unwrap_or(u32::MAX));
-        let offset = len.saturating_sub(left).saturating_sub(u32::try_from(take).unwrap_or(0));
+        let offset = len
+            .saturating_sub(left)
+            .saturating_sub(u32::try_from(take).unwrap_or(0));
         self.stage = if left > 0 {
             Stage::Data { left }
         } else {
@@ -285,7 +301,8 @@ impl Receiver {
             return false;
         }
         if digest {
-            self.crc.update(self.tail.get(..padding).unwrap_or_default());
+            self.crc
+                .update(self.tail.get(..padding).unwrap_or_default());
         }
         true
     }
@@ -359,7 +376,10 @@ struct Tail {
 impl Tail {
     fn new(data: &[u8], digest: bool) -> Self {
         let padding = padding(u32::try_from(data.len()).unwrap_or(0));
-        let mut tail = Self { bytes: [0; 3 + DIGEST_LEN], len: padding };
+        let mut tail = Self {
+            bytes: [0; 3 + DIGEST_LEN],
+            len: padding,
+        };
         if digest && !data.is_empty() {
             let fill = [0; 3];
             let crc = crc32c(&[data, fill.get(..padding).unwrap_or_default()]);
@@ -433,7 +453,9 @@ mod tests {
         // The standard's example of 32 zero bytes.
         assert_eq!(crc32c(&[&[0; 32]]), [0xaa, 0x36, 0x91, 0x8a]);
         for len in [0, 1, 47, 48, 512, 4097] {
-            let data: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
+            let data: Vec<u8> = (0..len)
+                .map(|i| u8::try_from(i * 7 % 251).unwrap())
+                .collect();
             let (a, b) = data.split_at(len / 3);
             assert_eq!(crc32c(&[a, b]), crc32c::crc32c(&data).to_le_bytes());
         }
@@ -442,7 +464,10 @@ mod tests {
     #[test]
     fn a_damaged_header_ends_the_stream() {
         let mut wire = Wire(Vec::new());
-        let digests = Digests { header: true, data: false };
+        let digests = Digests {
+            header: true,
+            data: false,
+        };
         send(NopOut::default().encode(), b"ping", digests, &mut wire);
         for bit in 0..52 * 8 {
             let mut damaged = wire.0.clone();
@@ -463,13 +488,20 @@ mod tests {
         let mut receiver = Receiver::new();
         assert_eq!(
             receiver.next(&mut header.0.as_slice()),
-            Err(FrameError::LongSegment { opcode: 5, len: 8193, max: 8192 })
+            Err(FrameError::LongSegment {
+                opcode: 5,
+                len: 8193,
+                max: 8192
+            })
         );
         let mut header = DataOut::default().encode();
         header.set_ahs_words(255);
         assert_eq!(
             Receiver::new().next(&mut header.0.as_slice()),
-            Err(FrameError::LongAhs { opcode: 5, len: 1020 })
+            Err(FrameError::LongAhs {
+                opcode: 5,
+                len: 1020
+            })
         );
     }
 

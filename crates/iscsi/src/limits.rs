@@ -67,7 +67,10 @@ pub const INITIATOR_TASKS_MAX: usize = 1024;
 /// Text an initiator engine takes in answer to SendTargets.
 pub const SEND_TARGETS_BYTES_MAX: usize = 1024 * 1024;
 
-const _: () = assert!(TASKS_MAX < 0xffff, "a slot number has 16 bits and ffffh is reserved");
+const _: () = assert!(
+    TASKS_MAX < 0xffff,
+    "a slot number has 16 bits and ffffh is reserved"
+);
 const _: () = assert!(BINARY_TEXT_MAX > VALUE_BYTES_MAX);
 const _: () = assert!(LOGIN_TEXT_BYTES_MAX > LOGIN_SEGMENT_BYTES_MAX as usize);
 const _: () = assert!(AHS_BYTES_MAX >= CDB_BYTES_MAX - 16 + 4 + 8);

@@ -57,7 +57,11 @@ pub fn normalize(name: &str) -> Result<String, NameError> {
     if lower.len() > NAME_BYTES_MAX {
         return Err(NameError::Long { len: lower.len() });
     }
-    if form(&lower) { Ok(lower) } else { Err(NameError::Form) }
+    if form(&lower) {
+        Ok(lower)
+    } else {
+        Err(NameError::Form)
+    }
 }
 
 fn form(name: &str) -> bool {
@@ -95,11 +99,17 @@ mod tests {
     #[test]
     fn good_names() {
         for (name, normal) in [
-            ("iqn.1991-05.com.microsoft:PC_1", "iqn.1991-05.com.microsoft:pc_1"),
+            (
+                "iqn.1991-05.com.microsoft:PC_1",
+                "iqn.1991-05.com.microsoft:pc_1",
+            ),
             ("IQN.2026-12.org.example", "iqn.2026-12.org.example"),
             ("eui.02004567A425678D", "eui.02004567a425678d"),
             ("naa.52004567BA64678D", "naa.52004567ba64678d"),
-            ("naa.62004567BA64678D0123456789ABCDEF", "naa.62004567ba64678d0123456789abcdef"),
+            (
+                "naa.62004567BA64678D0123456789ABCDEF",
+                "naa.62004567ba64678d0123456789abcdef",
+            ),
             ("iqn.2026-01.de.bücher:Ä", "iqn.2026-01.de.bücher:ä"),
         ] {
             assert_eq!(normalize(name).as_deref(), Ok(normal));
@@ -112,16 +122,30 @@ mod tests {
         let longest = format!("{base}{}", "a".repeat(NAME_BYTES_MAX - base.len()));
         assert_eq!(longest.len(), 223);
         assert_eq!(normalize(&longest), Ok(longest.clone()));
-        assert_eq!(normalize(&format!("{longest}a")), Err(NameError::Long { len: 224 }));
+        assert_eq!(
+            normalize(&format!("{longest}a")),
+            Err(NameError::Long { len: 224 })
+        );
     }
 
     #[test]
     fn bad_names() {
         assert_eq!(normalize(""), Err(NameError::Empty));
-        assert_eq!(normalize("iqn.2026-01.org/x"), Err(NameError::Character { found: '/' }));
+        assert_eq!(
+            normalize("iqn.2026-01.org/x"),
+            Err(NameError::Character { found: '/' })
+        );
         for bad in [
-            "iqn", "iqn.", "iqn.2026-01", "iqn.2026-13.org", "iqn.26-01.org", "iqn.2026-01.",
-            "eui.123", "eui.02004567A425678G", "naa.1", "wwn.52004567ba64678d",
+            "iqn",
+            "iqn.",
+            "iqn.2026-01",
+            "iqn.2026-13.org",
+            "iqn.26-01.org",
+            "iqn.2026-01.",
+            "eui.123",
+            "eui.02004567A425678G",
+            "naa.1",
+            "wwn.52004567ba64678d",
         ] {
             assert_eq!(normalize(bad), Err(NameError::Form), "{bad}");
         }

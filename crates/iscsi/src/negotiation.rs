@@ -34,7 +34,9 @@ impl Digest {
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        [Self::None, Self::Crc32c].into_iter().find(|digest| digest.word() == word)
+        [Self::None, Self::Crc32c]
+            .into_iter()
+            .find(|digest| digest.word() == word)
     }
 }
 
@@ -310,7 +312,14 @@ impl Negotiation {
     #[must_use]
     pub fn new(offer: Offer, discovery: bool) -> Self {
         let agreed = Negotiated::default();
-        Self { offer: offer.clamped(), agreed, discovery, seen: 0, offered: 0, settled: 0 }
+        Self {
+            offer: offer.clamped(),
+            agreed,
+            discovery,
+            seen: 0,
+            offered: 0,
+            settled: 0,
+        }
     }
 
     /// Whether this module knows the key.
@@ -388,8 +397,9 @@ impl Negotiation {
     /// [`KeyError`] ends the login.
     pub fn receive(&mut self, pairs: &[(&str, &str)], out: &mut Vec<u8>) -> Result<(), KeyError> {
         // The first burst is capped by the burst, so the burst is settled before it.
-        let (last, first): (Vec<_>, Vec<_>) =
-            pairs.iter().partition(|(key, _)| *key == Key::FirstBurst.name());
+        let (last, first): (Vec<_>, Vec<_>) = pairs
+            .iter()
+            .partition(|(key, _)| *key == Key::FirstBurst.name());
         for (name, value) in first.into_iter().chain(last) {
             match Key::from_name(name) {
                 None => text::push(out, name, text::NOT_UNDERSTOOD),
@@ -419,7 +429,9 @@ impl Negotiation {
 
     fn key(&mut self, key: Key, value: &str) -> Result<Option<Cow<'static, str>>, KeyError> {
         if self.seen & key.bit() != 0 {
-            return Err(KeyError::Repeated { key: key.name().to_owned() });
+            return Err(KeyError::Repeated {
+                key: key.name().to_owned(),
+            });
         }
         self.seen |= key.bit();
         if matches!(key.rule(), Rule::Declare) {
@@ -433,9 +445,11 @@ impl Negotiation {
 
     /// The other side's MaxRecvDataSegmentLength.
     fn declared(&mut self, key: Key, value: &str) -> Result<(), KeyError> {
-        self.agreed.max_send_data_segment_length = segment_length(value).ok_or_else(|| {
-            KeyError::BadDeclaration { key: key.name().to_owned(), value: value.to_owned() }
-        })?;
+        self.agreed.max_send_data_segment_length =
+            segment_length(value).ok_or_else(|| KeyError::BadDeclaration {
+                key: key.name().to_owned(),
+                value: value.to_owned(),
+            })?;
         Ok(())
     }
 
@@ -459,15 +473,25 @@ impl Negotiation {
 
     /// The other side responded to our offer.
     fn answered(&mut self, key: Key, value: &str) -> Result<(), KeyError> {
-        let bad = || KeyError::BadAnswer { key: key.name().to_owned(), value: value.to_owned() };
-        if matches!(value, text::NOT_UNDERSTOOD | text::IRRELEVANT | text::REJECT) {
+        let bad = || KeyError::BadAnswer {
+            key: key.name().to_owned(),
+            value: value.to_owned(),
+        };
+        if matches!(
+            value,
+            text::NOT_UNDERSTOOD | text::IRRELEVANT | text::REJECT
+        ) {
             // The default of the key holds; where we did not offer the default, that is no deal.
             let digests = match key {
                 Key::HeaderDigest => &self.offer.header_digest,
                 Key::DataDigest => &self.offer.data_digest,
                 _ => return Ok(()),
             };
-            return if digests.contains(&Digest::None) { Ok(()) } else { Err(bad()) };
+            return if digests.contains(&Digest::None) {
+                Ok(())
+            } else {
+                Err(bad())
+            };
         }
         let fits = match key.rule() {
             Rule::And => boolean(value)
@@ -513,9 +537,10 @@ impl Negotiation {
         match key {
             Key::MaxBurst => self.offer.max_burst_length,
             // A burst length agreed on before caps ours.
-            Key::FirstBurst if self.settled & Key::MaxBurst.bit() != 0 => {
-                self.offer.first_burst_length.min(self.agreed.max_burst_length)
-            }
+            Key::FirstBurst if self.settled & Key::MaxBurst.bit() != 0 => self
+                .offer
+                .first_burst_length
+                .min(self.agreed.max_burst_length),
             Key::FirstBurst => self.offer.first_burst_length,
             Key::Time2Wait => u32::from(self.offer.default_time2wait),
             Key::Time2Retain => u32::from(self.offer.default_time2retain),
@@ -550,11 +575,16 @@ impl Negotiation {
             Key::DataDigest => (&self.offer.data_digest, &mut self.agreed.data_digest),
             _ => {
                 let word = "RFC3720";
-                return list.split(',').find(|theirs| *theirs == word).map(|_| Cow::Borrowed(word));
+                return list
+                    .split(',')
+                    .find(|theirs| *theirs == word)
+                    .map(|_| Cow::Borrowed(word));
             }
         };
-        let digest =
-            list.split(',').filter_map(Digest::from_word).find(|digest| ours.contains(digest))?;
+        let digest = list
+            .split(',')
+            .filter_map(Digest::from_word)
+            .find(|digest| ours.contains(digest))?;
         *place = digest;
         Some(Cow::Borrowed(digest.word()))
     }
@@ -589,7 +619,10 @@ mod tests {
         let mut negotiation = Negotiation::new(offer, discovery);
         let mut out = Vec::new();
         negotiation.receive(pairs, &mut out).unwrap();
-        (negotiation, String::from_utf8(out).unwrap().replace('\0', " "))
+        (
+            negotiation,
+            String::from_utf8(out).unwrap().replace('\0', " "),
+        )
     }
 
     #[test]
@@ -639,7 +672,12 @@ mod tests {
 
     #[test]
     fn discovery_makes_keys_irrelevant() {
-        for key in ["MaxConnections", "InitialR2T", "FirstBurstLength", "MaxOutstandingR2T"] {
+        for key in [
+            "MaxConnections",
+            "InitialR2T",
+            "FirstBurstLength",
+            "MaxOutstandingR2T",
+        ] {
             let (_, text) = respond(Offer::default(), true, &[(key, "1")]);
             assert_eq!(text, format!("{key}=Irrelevant "));
         }
@@ -647,8 +685,11 @@ mod tests {
 
     #[test]
     fn declarations_are_not_answered() {
-        let (negotiation, text) =
-            respond(Offer::default(), false, &[("MaxRecvDataSegmentLength", "4096")]);
+        let (negotiation, text) = respond(
+            Offer::default(),
+            false,
+            &[("MaxRecvDataSegmentLength", "4096")],
+        );
         assert_eq!(text, "");
         assert_eq!(negotiation.conclude().max_send_data_segment_length, 4096);
         let mut negotiation = Negotiation::new(Offer::default(), false);
@@ -659,10 +700,14 @@ mod tests {
     #[test]
     fn a_repeated_key_is_an_error() {
         let mut negotiation = Negotiation::new(Offer::default(), false);
-        negotiation.receive(&[("InitialR2T", "No")], &mut Vec::new()).unwrap();
+        negotiation
+            .receive(&[("InitialR2T", "No")], &mut Vec::new())
+            .unwrap();
         assert_eq!(
             negotiation.receive(&[("InitialR2T", "No")], &mut Vec::new()),
-            Err(KeyError::Repeated { key: "InitialR2T".to_owned() })
+            Err(KeyError::Repeated {
+                key: "InitialR2T".to_owned()
+            })
         );
     }
 
@@ -674,9 +719,17 @@ mod tests {
         assert_eq!(negotiation.conclude().first_burst_length, 16384);
 
         let mut negotiation = Negotiation::new(Offer::default(), false);
-        negotiation.receive(&[("FirstBurstLength", "65536")], &mut Vec::new()).unwrap();
+        negotiation
+            .receive(&[("FirstBurstLength", "65536")], &mut Vec::new())
+            .unwrap();
         let late = negotiation.receive(&[("MaxBurstLength", "512")], &mut Vec::new());
-        assert_eq!(late, Err(KeyError::Bursts { first: 65536, max: 512 }));
+        assert_eq!(
+            late,
+            Err(KeyError::Bursts {
+                first: 65536,
+                max: 512
+            })
+        );
     }
 
     #[test]
@@ -690,21 +743,38 @@ mod tests {
             ("MaxOutstandingR2T", "9"),
             ("DataPDUInOrder", "No"),
         ] {
-            let offer = Offer { header_digest: vec![Digest::None], ..Offer::default() };
+            let offer = Offer {
+                header_digest: vec![Digest::None],
+                ..Offer::default()
+            };
             let mut initiator = Negotiation::new(offer, false);
             initiator.originate(&mut Vec::new());
             let result = initiator.receive(&[(key, value)], &mut Vec::new());
-            assert!(matches!(result, Err(KeyError::BadAnswer { .. })), "{key}={value}");
+            assert!(
+                matches!(result, Err(KeyError::BadAnswer { .. })),
+                "{key}={value}"
+            );
         }
     }
 
     #[test]
     fn a_refused_digest_that_we_insist_on_is_no_deal() {
-        let offer = Offer { data_digest: vec![Digest::Crc32c], ..Offer::default() };
+        let offer = Offer {
+            data_digest: vec![Digest::Crc32c],
+            ..Offer::default()
+        };
         let mut initiator = Negotiation::new(offer, false);
         initiator.originate(&mut Vec::new());
-        assert!(initiator.receive(&[("DataDigest", "Reject")], &mut Vec::new()).is_err());
-        assert!(initiator.receive(&[("HeaderDigest", "Reject")], &mut Vec::new()).is_ok());
+        assert!(
+            initiator
+                .receive(&[("DataDigest", "Reject")], &mut Vec::new())
+                .is_err()
+        );
+        assert!(
+            initiator
+                .receive(&[("HeaderDigest", "Reject")], &mut Vec::new())
+                .is_ok()
+        );
     }
 
     fn digests() -> impl Strategy<Value = Vec<Digest>> {

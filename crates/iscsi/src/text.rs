@@ -59,7 +59,10 @@ pub enum TextError {
 /// [`TextError`] names the first piece that is out of form.
 pub fn parse(text: &[u8]) -> Result<Vec<(&str, &str)>, TextError> {
     let mut pairs = Vec::new();
-    for piece in text.split(|byte| *byte == 0).filter(|piece| !piece.is_empty()) {
+    for piece in text
+        .split(|byte| *byte == 0)
+        .filter(|piece| !piece.is_empty())
+    {
         if pairs.len() >= KEYS_MAX {
             return Err(TextError::TooManyKeys);
         }
@@ -80,12 +83,21 @@ fn pair(piece: &[u8]) -> Result<(&str, &str), TextError> {
         return Err(bad_key);
     }
     let key = str::from_utf8(key).map_err(|_| bad_key)?;
-    let max = if key.starts_with("CHAP_") { BINARY_TEXT_MAX } else { VALUE_BYTES_MAX };
+    let max = if key.starts_with("CHAP_") {
+        BINARY_TEXT_MAX
+    } else {
+        VALUE_BYTES_MAX
+    };
     if value.len() > max {
-        return Err(TextError::LongValue { key: key.to_owned(), len: value.len(), max });
+        return Err(TextError::LongValue {
+            key: key.to_owned(),
+            len: value.len(),
+            max,
+        });
     }
-    let value =
-        str::from_utf8(value).map_err(|_| TextError::NotUtf8 { key: key.to_owned() })?;
+    let value = str::from_utf8(value).map_err(|_| TextError::NotUtf8 {
+        key: key.to_owned(),
+    })?;
     Ok((key, value))
 }
 
@@ -104,7 +116,9 @@ pub fn push(text: &mut Vec<u8>, key: &str, value: &str) {
 /// A number as keys write it: decimal, or hexadecimal after 0x.
 #[must_use]
 pub fn number(value: &str) -> Option<u64> {
-    let hex = value.strip_prefix("0x").or_else(|| value.strip_prefix("0X"));
+    let hex = value
+        .strip_prefix("0x")
+        .or_else(|| value.strip_prefix("0X"));
     let (digits, radix) = hex.map_or((value, 10), |hex| (hex, 16));
     // The standard library would take a sign; the protocol does not.
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -120,9 +134,16 @@ mod tests {
     #[test]
     fn pairs_in_order() {
         let text = b"InitiatorName=iqn.x\0A=\0\0B=c=d\0";
-        assert_eq!(parse(text).unwrap(), vec![("InitiatorName", "iqn.x"), ("A", ""), ("B", "c=d")]);
+        assert_eq!(
+            parse(text).unwrap(),
+            vec![("InitiatorName", "iqn.x"), ("A", ""), ("B", "c=d")]
+        );
         assert_eq!(parse(b"").unwrap(), vec![]);
-        assert_eq!(parse(b"A=1").unwrap(), vec![("A", "1")], "the last NUL may be missing");
+        assert_eq!(
+            parse(b"A=1").unwrap(),
+            vec![("A", "1")],
+            "the last NUL may be missing"
+        );
     }
 
     #[test]
@@ -133,9 +154,19 @@ mod tests {
         let long_key = [b"k".repeat(64), b"=v\0".to_vec()].concat();
         assert_eq!(parse(&long_key), Err(TextError::BadKey { len: 64 }));
         let long = [b"K=".to_vec(), b"v".repeat(256)].concat();
-        assert!(matches!(parse(&long), Err(TextError::LongValue { len: 256, max: 255, .. })));
+        assert!(matches!(
+            parse(&long),
+            Err(TextError::LongValue {
+                len: 256,
+                max: 255,
+                ..
+            })
+        ));
         assert!(matches!(parse(b"K=\xff\0"), Err(TextError::NotUtf8 { .. })));
-        assert_eq!(parse(&b"a=\0".repeat(KEYS_MAX + 1)), Err(TextError::TooManyKeys));
+        assert_eq!(
+            parse(&b"a=\0".repeat(KEYS_MAX + 1)),
+            Err(TextError::TooManyKeys)
+        );
         assert_eq!(parse(&b"a=\0".repeat(KEYS_MAX)).unwrap().len(), KEYS_MAX);
     }
 
@@ -144,7 +175,16 @@ mod tests {
         assert_eq!(number("8192"), Some(8192));
         assert_eq!(number("0x2000"), Some(8192));
         assert_eq!(number("0XfF"), Some(255));
-        for bad in ["", "0x", "+1", "-1", "1a", "0xg", " 1", "99999999999999999999"] {
+        for bad in [
+            "",
+            "0x",
+            "+1",
+            "-1",
+            "1a",
+            "0xg",
+            " 1",
+            "99999999999999999999",
+        ] {
             assert_eq!(number(bad), None, "{bad}");
         }
     }

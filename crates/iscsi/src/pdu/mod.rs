@@ -120,11 +120,18 @@ trait Field: Sized {
 /// Positions come from the tables below and are inside the header; zero would stand for a table
 /// that lies, which the round-trip test would show.
 fn array<const N: usize>(header: &[u8; BHS_LEN], at: usize) -> [u8; N] {
-    header.get(at..).and_then(|tail| tail.first_chunk::<N>()).copied().unwrap_or([0; N])
+    header
+        .get(at..)
+        .and_then(|tail| tail.first_chunk::<N>())
+        .copied()
+        .unwrap_or([0; N])
 }
 
 fn place<const N: usize>(header: &mut [u8; BHS_LEN], at: usize, value: [u8; N]) {
-    if let Some(slot) = header.get_mut(at..).and_then(|tail| tail.first_chunk_mut::<N>()) {
+    if let Some(slot) = header
+        .get_mut(at..)
+        .and_then(|tail| tail.first_chunk_mut::<N>())
+    {
         *slot = value;
     }
 }
@@ -576,7 +583,9 @@ mod tests {
         }
         .encode();
         let mut bytes = vec![0x41, 0xc1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0];
-        bytes.extend([0x11, 0x22, 0x33, 0x44, 0, 0, 0x10, 0, 0, 0, 0, 7, 0, 0, 0, 9]);
+        bytes.extend([
+            0x11, 0x22, 0x33, 0x44, 0, 0, 0x10, 0, 0, 0, 0, 7, 0, 0, 0, 9,
+        ]);
         bytes.extend([0x28; 16]);
         assert_eq!(header.0.as_slice(), bytes);
         assert_eq!(header.opcode(), Some(Opcode::ScsiCommand));
@@ -598,9 +607,24 @@ mod tests {
             })*};
         }
         check!(
-            NopOut, ScsiCommand, TaskManagement, LoginRequest, TextRequest, DataOut, LogoutRequest,
-            Snack, NopIn, ScsiResponse, TaskManagementResponse, LoginResponse, TextResponse, DataIn,
-            ReadyToTransfer, AsyncMessage, LogoutResponse, Reject
+            NopOut,
+            ScsiCommand,
+            TaskManagement,
+            LoginRequest,
+            TextRequest,
+            DataOut,
+            LogoutRequest,
+            Snack,
+            NopIn,
+            ScsiResponse,
+            TaskManagementResponse,
+            LoginResponse,
+            TextResponse,
+            DataIn,
+            ReadyToTransfer,
+            AsyncMessage,
+            LogoutResponse,
+            Reject
         );
     }
 }

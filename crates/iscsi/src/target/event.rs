@@ -1,7 +1,7 @@
 //! What the target engine tells the service.
 
 use crate::limits::CDB_BYTES_MAX;
-use crate::pdu::{LogoutReason, LoginStatus, TaskAttribute, TmfFunction};
+use crate::pdu::{LoginStatus, LogoutReason, TaskAttribute, TmfFunction};
 
 /// A task of a session: a slot of its task table and a generation, so that a slot used anew does
 /// not answer to the old name.
@@ -18,6 +18,11 @@ impl TaskId {
     #[must_use]
     pub const fn slot(self) -> usize {
         (self.0 & 0xffff) as usize
+    }
+
+    pub(crate) const fn generation(self) -> u16 {
+        let [high, low, ..] = self.0.to_be_bytes();
+        u16::from_be_bytes([high, low])
     }
 
     /// Slot and generation in one number.
@@ -95,7 +100,10 @@ impl Cdb {
     /// A CDB of up to 16 bytes, filled up with zeros.
     #[must_use]
     pub const fn new(first: [u8; 16]) -> Self {
-        Self { first, extended: None }
+        Self {
+            first,
+            extended: None,
+        }
     }
 
     /// The 16 bytes and what extends them; `None` above [`CDB_BYTES_MAX`].
@@ -108,7 +116,10 @@ impl Cdb {
             return None;
         }
         let whole = [first.as_slice(), rest].concat();
-        Some(Self { first, extended: Some(whole.into_boxed_slice()) })
+        Some(Self {
+            first,
+            extended: Some(whole.into_boxed_slice()),
+        })
     }
 
     /// All of it.
