@@ -1,0 +1,124 @@
+//! What a change changes: as text for people, as a list for programs.
+
+use serde::{Deserialize, Serialize};
+use similar::TextDiff;
+use toml::{Table, Value};
+
+use crate::limits;
+use crate::shape::join;
+
+/// One value that a change adds, removes or replaces.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Change {
+    /// Where, with members of lists by their names where they have one: `iscsi.device[disk1].size`.
+    pub path: String,
+    /// The value before, as TOML; none for one that is added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
+    /// The value after, as TOML; none for one that is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<String>,
+}
+
+/// A unified diff with three lines around each change; empty when the texts are equal.
+pub(crate) fn unified(old: &str, new: &str, old_name: &str, new_name: &str) -> String {
+    if old == new {
+        return String::new();
+    }
+    TextDiff::configure()
+        .timeout(limits::DIFF_TIME)
+        .diff_lines(old, new)
+        .unified_diff()
+        .context_radius(3)
+        .header(old_name, new_name)
+        .to_string()
+}
+
+/// The changes between two documents as tables, in the order of their paths.
+pub(crate) fn changes(old: &Table, new: &Table) -> Vec<Change> {
+    let mut changes = Vec::new();
+    tables("", old, new, &mut changes);
+    changes
+}
+
+fn tables(path: &str, old: &Table, new: &Table, changes: &mut Vec<Change>) {
+    let added = new.keys().filter(|key| !old.contains_key(*key));
+    let mut keys: Vec<&String> = old.keys().chain(added).collect();
+    keys.sort();
+    for key in keys {
+        values(&join(path, key), old.get(key), new.get(key), changes);
+    }
+}
+
+fn values(path: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<Change>) {
+    match (old, new) {
+        (Some(old), Some(new)) if old == new => {}
+        (Some(Value::Table(old)), Some(Value::Table(new))) => tables(path, old, new, changes),
+        (Some(Value::Array(old)), Some(Value::Array(new)))
+            if old.iter().chain(new).all(Value::is_table) =>
+        {
+            arrays(path, old, new, changes);
+        }
+        _ => changes.push(Change {
+            path: path.to_owned(),
+            old: old.map(Value::to_string),
+            new: new.map(Value::to_string),
+        }),
+    }
+}
+
+/// Lists of tables: members are matched by name, else by place.
+fn arrays(path: &str, old: &[Value], new: &[Value], changes: &mut Vec<Change>) {
+    let (Some(old_names), Some(new_names)) = (names(old), names(new)) else {
+        for index in 0..old.len().max(new.len()) {
+            let path = format!("{path}[{index}]");
+            values(&path, old.get(index), new.get(index), changes);
+        }
+        return;
+    };
+    let find = |names: &[String], values: &[Value], name: &String| {
+        let index = names.iter().position(|other| other == name)?;
+        values.get(index).cloned()
+    };
+    let added = new_names.iter().filter(|name| !old_names.contains(name));
+    for name in old_names.iter().chain(added) {
+        let before = find(&old_names, old, name);
+        let after = find(&new_names, new, name);
+        let path = format!("{path}[{name}]");
+        values(&path, before.as_ref(), after.as_ref(), changes);
+    }
+    let kept_old: Vec<_> = old_names.iter().filter(|n| new_names.contains(n)).collect();
+    let kept_new: Vec<_> = new_names.iter().filter(|n| old_names.contains(n)).collect();
+    if kept_old != kept_new {
+        let order = |names: &[&String]| {
+            let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+            Some(format!("order: {}", names.join(", ")))
+        };
+        changes.push(Change {
+            path: path.to_owned(),
+            old: order(&kept_old),
+            new: order(&kept_new),
+        });
+    }
+}
+
+/// The names of a list's members, if each has one of its own.
+fn names(values: &[Value]) -> Option<Vec<String>> {
+    let mut names = Vec::with_capacity(values.len());
+    for value in values {
+        let table = value.as_table()?;
+        let name = ["name", "user", "number", "seen"]
+            .iter()
+            .find_map(|key| table.get(*key))?;
+        names.push(match name {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        });
+    }
+    let mut sorted: Vec<_> = names.iter().collect();
+    sorted.sort();
+    sorted
+        .windows(2)
+        .all(|pair| pair[0] != pair[1])
+        .then_some(names)
+}
