@@ -7,6 +7,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -83,7 +84,7 @@ pub(crate) fn open(
     let (reserve, zero, notes) = (None, Method::BlockZero, Vec::new());
     Ok(FileDisk::new(Parts {
         traits,
-        anchor,
+        anchor: Arc::new(anchor),
         bytes,
         generation,
         reserve,

@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -68,7 +69,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         padding: 0,
         zero_alignment: 1,
     };
-    let reserve = (!spec.read_only && !(preallocated && full)).then(Reserve::default);
+    let reserve = (!(spec.read_only || preallocated && full)).then(Reserve::default);
     if let (Some(reserve), CacheMode::WriteBack) = (&reserve, spec.mode) {
         prepare_write_back(reserve, anchor.as_fd(), spec.path, spec.size, kind)?;
     }
@@ -91,7 +92,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
     let zero = Method::ZeroRange;
     Ok(FileDisk::new(Parts {
         traits,
-        anchor,
+        anchor: Arc::new(anchor),
         bytes,
         generation,
         reserve,

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::DeviceError;
 use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits};
@@ -54,7 +55,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError
     let (reserve, unmap, zero, notes) = (None, Method::Write, Method::Write, Vec::new());
     Ok(FileDisk::new(Parts {
         traits,
-        anchor,
+        anchor: Arc::new(anchor),
         bytes,
         generation,
         reserve,

@@ -1,7 +1,7 @@
 //! What the tests of this crate share: a shard over each driver, and short ways to say requests.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ring::{Buffer, DriverKind, Event, Io, Options, Reactor};
 
@@ -70,10 +70,10 @@ impl Shard {
 
     /// Turns until a condition holds; fails at the bound.
     pub(crate) fn until(&mut self, mut condition: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + BOUND;
+        let deadline = self.reactor.now() + BOUND;
         while !condition(self) {
             assert!(
-                Instant::now() < deadline,
+                self.reactor.now() < deadline,
                 "the condition did not come to hold"
             );
             self.turn();
@@ -138,5 +138,5 @@ pub(crate) fn write(offset: u64, bytes: &[u8], fua: bool) -> Request {
 
 /// Bytes that differ by seed and place.
 pub(crate) fn fill(seed: u8, len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at % 251) as u8 ^ seed).collect()
+    (0..=250).cycle().take(len).map(|at: u8| at ^ seed).collect()
 }

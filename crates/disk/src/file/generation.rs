@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use ring::Fd;
@@ -139,8 +139,8 @@ impl Generation {
         }
     }
 
-    /// Turns the last published reference into something to wait for.
-    pub(crate) fn retire(this: Arc<Self>) -> Retired {
+    /// Something to wait for, once no new operation can take this one.
+    pub(crate) fn retire(this: &Self) -> Retired {
         Retired {
             file: this.file(),
             ended: Arc::clone(&this.ended),
@@ -171,19 +171,12 @@ pub(crate) struct Retired {
 impl Retired {
     /// Waits until its last operation has ended; false at the bound.
     pub(crate) fn wait(&self, bound: Duration) -> bool {
-        let deadline = Instant::now() + bound;
         let mut ended = self.ended.flag.lock();
-        while !*ended {
-            if self
-                .ended
-                .changed
-                .wait_until(&mut ended, deadline)
-                .timed_out()
-            {
-                return *ended;
-            }
-        }
-        true
+        let waited = self
+            .ended
+            .changed
+            .wait_while_for(&mut ended, |ended| !*ended, bound);
+        !waited.timed_out() || *ended
     }
 }
 

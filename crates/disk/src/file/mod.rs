@@ -31,13 +31,12 @@ mod sync;
 mod transfer;
 mod zero;
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use ring::{Io, Op, Outcome};
+use ring::{Fd, Io, Op, Outcome};
 
 pub(crate) use generation::{Generation, Plan};
 pub(crate) use mode::prepare_write_back;
@@ -78,7 +77,7 @@ pub(crate) enum Kind {
 pub(crate) struct Core {
     pub(crate) traits: Traits,
     /// Holds the lock or claim, and is what other descriptors are opened from.
-    pub(crate) anchor: OwnedFd,
+    pub(crate) anchor: Fd,
     pub(crate) bytes: AtomicU64,
     current: RwLock<Arc<Generation>>,
     ranges: RangeLock,
@@ -105,7 +104,7 @@ pub(crate) struct FileDisk {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) traits: Traits,
-    pub(crate) anchor: OwnedFd,
+    pub(crate) anchor: Fd,
     pub(crate) bytes: u64,
     pub(crate) generation: Generation,
     pub(crate) reserve: Option<Reserve>,
@@ -154,6 +153,18 @@ impl Core {
 
     fn generation(&self) -> Arc<Generation> {
         Arc::clone(&self.current.read())
+    }
+
+    /// What an operation in flight holds.
+    #[cfg(test)]
+    pub(crate) fn hold_generation(&self) -> Arc<Generation> {
+        self.generation()
+    }
+
+    /// Syncs given to the kernel by shards so far.
+    #[cfg(test)]
+    pub(crate) fn syncs_started(&self) -> u64 {
+        self.syncs.started()
     }
 
     /// Remembers that the file lost bytes; nothing is served any more.

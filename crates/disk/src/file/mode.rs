@@ -21,7 +21,7 @@ impl Core {
         self.set_cache_mode_within(mode, Duration::from_secs(MODE_DRAIN_SECONDS))
     }
 
-    pub(super) fn set_cache_mode_within(
+    pub(crate) fn set_cache_mode_within(
         &self,
         mode: CacheMode,
         bound: Duration,
@@ -41,7 +41,8 @@ impl Core {
             self.volatile.store(true, Ordering::Release);
         }
         let old = std::mem::replace(&mut *self.current.write(), Arc::new(next));
-        retired.push(Generation::retire(old));
+        retired.push(Generation::retire(&old));
+        drop(old);
         self.redeem(&mut retired, bound)?;
         if !volatile {
             self.volatile.store(false, Ordering::Release);

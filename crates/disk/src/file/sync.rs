@@ -36,6 +36,11 @@ impl Syncs {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn started(&self) -> u64 {
+        self.started.load(Ordering::Acquire)
+    }
+
     /// Keeps the first failure; says it.
     pub(crate) fn fail(&self, error: &io::Error) -> DiskError {
         let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());

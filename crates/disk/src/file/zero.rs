@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use ring::{AllocateMode, Buffer, Io, Op, Outcome};
+use ring::{AllocateMode, Buffer, Fd, Io, Op, Outcome};
 
 use super::errors::{translate, unsupported};
 use super::{Core, Generation, Kind};
@@ -161,7 +161,12 @@ impl Core {
             Some(unit) => Some(self.hold_alone(offset, len, unit).await),
             None => None,
         };
-        let file = files.file();
+        // A block device drops its cached pages only for the descriptor that claims it; for another
+        // one dirty pages make the call fail.
+        let file = match self.traits.kind {
+            Kind::Block { .. } => Fd::clone(&self.anchor),
+            _ => files.file(),
+        };
         match method {
             Method::Punch => {
                 self.unreserve(offset, len);

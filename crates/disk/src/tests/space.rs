@@ -1,0 +1,150 @@
+//! Full disks, and flushes that failed.
+
+use std::path::Path;
+
+use super::{Loop, MODES, Mounted, Shape, root};
+use crate::DeviceError;
+use crate::backing::Backing;
+use crate::open::open;
+use crate::request::{CacheMode, Disk, DiskError, Extent, Request};
+use crate::testing::{Shard, fill, shards, write};
+
+const PIECE: usize = 64 << 10;
+
+/// Writes pieces until the first failure; how many were acknowledged, and the failure.
+fn fill_up(shard: &mut Shard, disk: &dyn Disk) -> (u64, DiskError) {
+    for piece in 0.. {
+        let data = fill(piece as u8, PIECE);
+        if let Err(error) = shard.run(disk, write(piece * PIECE as u64, &data, false)) {
+            return (piece, error);
+        }
+    }
+    unreachable!()
+}
+
+/// What was acknowledged can be made stable, and is there; the full disk is told as such.
+fn acknowledged_means_kept(directory: &Path, mode: CacheMode) {
+    for mut shard in shards() {
+        let path = directory.join("thin.img");
+        let shape = Shape::thin(1 << 30);
+        shape.create(&path);
+        let disk = shape.open(&path, mode);
+        let (pieces, error) = fill_up(&mut shard, &disk);
+        assert_eq!(error, DiskError::NoSpace, "{mode}");
+        assert!(pieces > 0);
+        shard.run(&disk, Request::Flush).unwrap();
+        disk.flush_blocking().unwrap();
+        // Overwriting needs no space.
+        shard.run(&disk, write(0, &fill(200, PIECE), true)).unwrap();
+        for piece in 1..pieces {
+            let got = shard.bytes(&disk, piece * PIECE as u64, PIECE);
+            assert!(got == fill(piece as u8, PIECE), "{mode}: piece {piece}");
+        }
+        // Space given back can be used again.
+        let freed = Extent {
+            offset: 0,
+            len: PIECE as u64,
+        };
+        shard
+            .run(
+                &disk,
+                Request::Unmap {
+                    extents: vec![freed],
+                },
+            )
+            .unwrap();
+        shard.run(&disk, Request::Flush).unwrap();
+        shard
+            .run(
+                &disk,
+                write(pieces * PIECE as u64, &fill(9, PIECE / 2), true),
+            )
+            .unwrap();
+        drop(disk);
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn acknowledged_means_kept_on_ext4() {
+    if root("a full ext4") {
+        let mounted = Mounted::ext4(16 << 20, 512);
+        MODES
+            .into_iter()
+            .for_each(|mode| acknowledged_means_kept(mounted.path(), mode));
+    }
+}
+
+#[test]
+fn acknowledged_means_kept_on_tmpfs() {
+    if root("a full tmpfs") {
+        let mounted = Mounted::tmpfs(4 << 20);
+        MODES
+            .into_iter()
+            .for_each(|mode| acknowledged_means_kept(mounted.path(), mode));
+    }
+}
+
+#[test]
+fn growing_into_a_full_disk_changes_nothing() {
+    if !root("a full tmpfs") {
+        return;
+    }
+    let mounted = Mounted::tmpfs(4 << 20);
+    let path = mounted.path().join("a.img");
+    let shape = Shape::preallocated(1 << 20);
+    shape.create(&path);
+    let disk = shape.open(&path, CacheMode::None);
+    let full = disk.grow(Some(16 << 20)).unwrap_err();
+    assert!(matches!(full, DeviceError::NoSpace { .. }), "{full}");
+    assert_eq!(disk.geometry().bytes(), 1 << 20);
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 20);
+}
+
+/// A block device that promises more than it has: writes into the page cache are acknowledged, and
+/// the flush finds out.
+#[test]
+fn a_failed_flush_is_never_followed_by_a_good_one() {
+    if !root("a disk that loses writes") {
+        return;
+    }
+    for mut shard in shards() {
+        let mounted = Mounted::tmpfs(1 << 20);
+        let file = mounted.path().join("backing");
+        std::fs::File::create(&file)
+            .unwrap()
+            .set_len(64 << 20)
+            .unwrap();
+        let device = Loop::over(&file, 512);
+        let backing = Backing::Block {
+            path: device.node().into(),
+            block_size: None,
+            read_only: false,
+        };
+        let disk = open(&backing, CacheMode::WriteBack).unwrap();
+        for piece in 0..64 {
+            shard
+                .run(&*disk, write(piece * PIECE as u64, &fill(1, PIECE), false))
+                .unwrap();
+        }
+        let failed = shard.run(&*disk, Request::Flush).unwrap_err();
+        assert!(matches!(failed, DiskError::Io { .. }), "{failed}");
+        // The kernel has told; it would call the next one good.
+        assert_eq!(shard.run(&*disk, Request::Flush).unwrap_err(), failed);
+        let fua = shard.run(&*disk, write(0, &fill(2, 512), true));
+        assert_eq!(fua.unwrap_err(), failed);
+        assert!(matches!(
+            disk.flush_blocking(),
+            Err(DeviceError::Sync { .. })
+        ));
+        let changed = disk.set_cache_mode(CacheMode::WriteThrough);
+        assert!(
+            matches!(changed, Err(DeviceError::Sync { .. })),
+            "{changed:?}"
+        );
+        assert!(disk.features().volatile_cache);
+        drop(disk);
+        let again = open(&backing, CacheMode::None).unwrap();
+        shard.run(&*again, Request::Flush).unwrap();
+    }
+}
