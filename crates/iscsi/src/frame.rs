@@ -96,6 +96,8 @@ enum Stage {
 pub struct Receiver {
     bytes: Vec<u8>,
     needed: usize,
+    /// `bytes` still has the header of the PDU before.
+    between: bool,
     stage: Stage,
     tail: [u8; DIGEST_LEN + 3],
     tail_len: usize,
@@ -118,6 +120,7 @@ impl Receiver {
         Self {
             bytes: Vec::with_capacity(HEADER_BYTES_MAX),
             needed: BHS_LEN,
+            between: true,
             stage: Stage::Header,
             tail: [0; DIGEST_LEN + 3],
             tail_len: 0,
@@ -135,7 +138,7 @@ impl Receiver {
         self.max_segment = max_segment;
     }
 
-    /// The header of the current PDU; all zero before the first.
+    /// The header of the current PDU, until the next one begins; all zero before the first.
     #[must_use]
     pub fn header(&self) -> Header {
         Header(self.bytes.first_chunk().copied().unwrap_or([0; BHS_LEN]))
@@ -151,7 +154,7 @@ impl Receiver {
     /// Whether a PDU has begun and not ended.
     #[must_use]
     pub fn inside(&self) -> bool {
-        self.stage != Stage::Header || !self.bytes.is_empty()
+        self.stage != Stage::Header || !self.between
     }
 
     /// Takes bytes from `input` until there is something to tell; `None` when it ran out.
@@ -183,8 +186,7 @@ impl Receiver {
                 Stage::End => {
                     let intact = self.intact();
                     self.stage = Stage::Header;
-                    self.bytes.clear();
-                    self.needed = BHS_LEN;
+                    self.between = true;
                     return Ok(Some(Received::End { intact }));
                 }
             }
@@ -193,6 +195,14 @@ impl Receiver {
 
     /// True once the header is whole and checked.
     fn gather_header(&mut self, input: &mut &[u8]) -> Result<bool, FrameError> {
+        if self.between {
+            if input.is_empty() {
+                return Ok(false);
+            }
+            self.between = false;
+            self.bytes.clear();
+            self.needed = BHS_LEN;
+        }
         loop {
             let missing = self.needed.saturating_sub(self.bytes.len());
             let (taken, rest) = input.split_at(missing.min(input.len()));
