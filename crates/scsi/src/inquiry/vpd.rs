@@ -60,14 +60,18 @@ pub(super) fn page(unit: &Unit, nexus: &Nexus, page: u8) -> Option<Vec<u8>> {
     Some(out.finish())
 }
 
+/// Longest value of a designator: a multiple of four that its length byte can count.
+const DESIGNATOR: usize = 252;
+
 /// Printable ASCII, at most what a designator or page can carry.
 fn text(text: &str) -> Vec<u8> {
     let mut out = Writer::new();
-    out.ascii(text, text.len().min(252));
+    out.ascii(text, text.len().min(DESIGNATOR));
     out.finish()
 }
 
 fn designator(out: &mut Writer, code_set: u8, association_and_type: u8, value: &[u8]) {
+    let value = value.get(..DESIGNATOR).unwrap_or(value);
     let protocol = if association_and_type & 0x80 != 0 {
         ISCSI
     } else {
@@ -80,7 +84,7 @@ fn designator(out: &mut Writer, code_set: u8, association_and_type: u8, value: &
 /// A SCSI name string (type 8): ends with a null, a multiple of four long.
 fn name(out: &mut Writer, association: u8, value: &str) {
     let mut bytes = value.as_bytes().to_vec();
-    bytes.truncate(251);
+    bytes.truncate(DESIGNATOR.saturating_sub(1));
     bytes.resize(bytes.len().saturating_add(1).next_multiple_of(4), 0);
     designator(out, UTF_8, association | 8, &bytes);
 }
