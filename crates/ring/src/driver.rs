@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::error::RingError;
 use crate::op::{Op, Outcome};
 use crate::signal::Signal;
@@ -52,7 +53,7 @@ pub(crate) trait Driver {
 
     /// The driver's clock.
     fn now(&self) -> Instant {
-        Instant::now()
+        clock::now()
     }
 
     fn signal(&self) -> &Arc<Signal>;

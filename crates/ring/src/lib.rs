@@ -1,6 +1,7 @@
 //! One I/O interface, three drivers.
 
 pub mod buffer;
+mod clock;
 mod driver;
 mod error;
 mod io;

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Resource, getrlimit};
 
 use crate::buffer::Buffer;
+use crate::clock;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, DriverKind, Finished};
 use crate::error::RingError;
@@ -208,9 +209,9 @@ fn try_sockets(ring: &mut Uring) -> Result<(), Failure> {
 fn finish(ring: &mut Uring, op: Op, step: &'static str) -> Result<Outcome, Failure> {
     let mut ended: Vec<Finished> = Vec::new();
     ring.start(0, op, &mut ended);
-    let end = Instant::now() + STEP_BOUND;
+    let end = clock::now() + STEP_BOUND;
     while ended.is_empty() {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = end.saturating_duration_since(clock::now());
         if left.is_zero() {
             return Err(io::Error::from(io::ErrorKind::TimedOut)).step(step);
         }

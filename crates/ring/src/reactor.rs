@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::driver::epoll::Epoll;
 use crate::driver::simulated::Simulated;
 use crate::driver::uring::Uring;
@@ -202,7 +203,7 @@ impl<T: 'static> Reactor<T> {
         if self.spin.is_zero() || timeout == Some(Duration::ZERO) {
             return self.core.wait(timeout);
         }
-        let start = Instant::now();
+        let start = clock::now();
         let spin = earlier(timeout, Some(self.spin)).unwrap_or(self.spin);
         loop {
             self.core.wait(Some(Duration::ZERO))?;

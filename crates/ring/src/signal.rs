@@ -73,7 +73,10 @@ impl Signal {
     /// Ends a wait of the reactor, whatever the reason.
     pub(crate) fn write(&self) {
         // Fails only when the counter is full, and then the reactor is about to look anyway.
-        #[expect(clippy::host_endian_bytes, reason = "an eventfd counts in the host's order")]
+        #[expect(
+            clippy::host_endian_bytes,
+            reason = "an eventfd counts in the host's order"
+        )]
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
 
@@ -123,5 +126,80 @@ impl<A: Exchange> Flag<A> {
     /// Whether anyone raised it since it was last lowered.
     pub(crate) fn lower(&self) -> bool {
         self.0.exchange(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    use super::{Exchange, Flag};
+
+    struct Swap(AtomicBool);
+
+    impl Exchange for Swap {
+        fn exchange(&self, value: bool) -> bool {
+            self.0.swap(value, Ordering::AcqRel)
+        }
+    }
+
+    /// An eventfd: a counter one can wait on.
+    struct Shared {
+        flag: Flag<Swap>,
+        written: Mutex<bool>,
+        readable: Condvar,
+        /// What the wakers tell the reactor, by a bit each.
+        told: AtomicU64,
+    }
+
+    impl Shared {
+        fn wake(&self, bit: u64) {
+            self.told.fetch_or(bit, Ordering::Relaxed);
+            if self.flag.raise() {
+                *self.written.lock().expect("not poisoned") = true;
+                self.readable.notify_one();
+            }
+        }
+
+        /// Sleeps until the eventfd is readable, and empties it.
+        fn wait(&self) {
+            let mut written = self.written.lock().expect("not poisoned");
+            while !*written {
+                written = self.readable.wait(written).expect("not poisoned");
+            }
+            *written = false;
+        }
+    }
+
+    /// In every interleaving: whoever wakes is seen after a `Woken`, and the reactor never sleeps
+    /// for ever (which loom reports as a deadlock).
+    #[test]
+    fn every_wake_is_followed_by_an_answer() {
+        loom::model(|| {
+            let shared = Arc::new(Shared {
+                flag: Flag(Swap(AtomicBool::new(false))),
+                written: Mutex::new(false),
+                readable: Condvar::new(),
+                told: AtomicU64::new(0),
+            });
+            let wakers: Vec<_> = [1, 2]
+                .map(|bit| {
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || shared.wake(bit))
+                })
+                .into();
+            let mut seen = 0;
+            while seen != 3 {
+                shared.wait();
+                if shared.flag.lower() {
+                    seen |= shared.told.load(Ordering::Relaxed);
+                }
+            }
+            for waker in wakers {
+                waker.join().expect("no panic");
+            }
+        });
     }
 }

@@ -15,11 +15,16 @@ use rustix::io::Errno;
 
 use super::sockets::{Attempt, Pending};
 use super::{Driver, DriverKind, Finished, blocking};
+use crate::clock;
 use crate::error::RingError;
 use crate::limits::TRACE_LINES_MAX;
 use crate::op::{Op, Outcome, sent};
 use crate::signal::Signal;
 use crate::simulation::{Fault, OpKind, Simulation};
+
+/// What a turn takes that does not wait: even so time passes, or futures that keep a reactor busy
+/// would hold up all else for ever.
+const TURN: Duration = Duration::from_micros(1);
 
 /// The driver.
 pub(crate) struct Simulated {
@@ -48,7 +53,7 @@ impl Simulated {
         Ok(Self {
             random: Random(plan.seed),
             plan,
-            start: Instant::now(),
+            start: clock::now(),
             elapsed: Duration::ZERO,
             signal: Signal::new(false)?,
             scheduled: BTreeMap::new(),
@@ -231,6 +236,9 @@ impl Driver for Simulated {
         } else {
             Some(Duration::ZERO)
         };
+        if timeout == Some(Duration::ZERO) {
+            self.elapsed += TURN;
+        }
         loop {
             let stirred = self.take_signal()?;
             while self.run(ended) && ended.is_empty() {}

@@ -31,6 +31,7 @@ use socket2::SockAddr;
 use super::blocking::ends_read;
 use super::workers::Workers;
 use super::{Driver, DriverKind, Finished, sockets};
+use crate::clock;
 use crate::error::RingError;
 use crate::limits::{BYTES_PER_CALL, PIECES_PER_SEND, SUBMISSION_RING_MAX};
 use crate::op::{Fd, Op, Outcome, sent};
@@ -54,7 +55,10 @@ pub(crate) struct Uring {
     workers: Workers,
     slots: Vec<Option<Box<Slot>>>,
     /// Empty slots, for reuse with their allocations.
-    #[expect(clippy::vec_box, reason = "they move to and from `slots` without a copy")]
+    #[expect(
+        clippy::vec_box,
+        reason = "they move to and from `slots` without a copy"
+    )]
     spare: Vec<Box<Slot>>,
     /// Slots whose entry the kernel has or is about to get.
     in_kernel: usize,
@@ -285,7 +289,7 @@ impl Uring {
     /// Submits all that waits and reaps, until the kernel holds nothing or the time is over.
     fn drain(&mut self, end: Instant, ended: &mut Vec<Finished>) {
         while self.in_kernel > 0 || self.signal_armed {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return;
             }
@@ -369,7 +373,7 @@ impl Driver for Uring {
     }
 
     fn shutdown(&mut self, bound: Duration, ended: &mut Vec<Finished>) -> usize {
-        let end = Instant::now() + bound;
+        let end = clock::now() + bound;
         for slot in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
             self.push_cancel(slot);
         }
@@ -378,7 +382,7 @@ impl Driver for Uring {
         self.drain(end, ended);
         let stuck = self
             .workers
-            .shutdown(end.saturating_duration_since(Instant::now()), ended);
+            .shutdown(end.saturating_duration_since(clock::now()), ended);
         stuck + self.leak()
     }
 }

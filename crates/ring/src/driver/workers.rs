@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 use super::{Finished, blocking};
+use crate::clock;
 use crate::op::Op;
 use crate::signal::Signal;
 
@@ -130,7 +131,7 @@ impl Workers {
     /// Takes back what no thread has begun and waits for the rest, at most `bound`. A thread that
     /// is stuck in the kernel keeps what it works on; returns how many are.
     pub(crate) fn shutdown(&mut self, bound: Duration, ended: &mut Vec<Finished>) -> usize {
-        let end = Instant::now() + bound;
+        let end = clock::now() + bound;
         let mut queue = self.shared.queue.lock();
         queue.closed = true;
         for (slot, op) in self.staged.drain(..).chain(queue.jobs.drain(..)) {
