@@ -47,13 +47,28 @@ def run_suite(suite: str, options: argparse.Namespace, directory: Path) -> Tally
         if suite == "libiscsi":
             from libiscsi.conformance import conform
 
-            return conform(server, options.update, options.only)
-        for module in modules_of(suite):
+            tally = conform(server, options.update, options.only)
+            if options.scale and TgtServer.available():
+                scale(directory)
+            return tally
+        for module in modules_of(suite) * options.repeat:
             importlib.import_module(module)
             tally.add(run_module(module, server, directory, options.only))
     finally:
         server.stop()
     return tally
+
+
+def scale(directory: Path) -> None:
+    """tgt's figures on the same machine; they are printed and count nothing."""
+    from libiscsi.conformance import compare_with
+
+    server = TgtServer(directory / "server-tgt")
+    try:
+        server.start()
+        compare_with(server)
+    finally:
+        server.stop()
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -62,9 +77,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"any of {', '.join(SUITES)}; none: all")
     parser.add_argument("--server", choices=("sanctum", "tgt"), default="sanctum", help="server under test")
     parser.add_argument("--bin-dir", default=str(HERE.parent / "target" / "debug"), help="where sanctumd and sanctum are")
-    parser.add_argument("--driver", default=None, help="force an I/O driver of sanctumd (io-uring, epoll)")
+    parser.add_argument("--driver", default=None, help="force an I/O driver of sanctumd (uring, epoll)")
     parser.add_argument("--only", default=None, metavar="TEXT", help="only cases whose name holds TEXT")
     parser.add_argument("--update", action="store_true", help="write the expectation instead of comparing")
+    parser.add_argument("--scale", action="store_true", help="libiscsi: run tgt too and print its figures beside ours")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run the chosen cases N times")
     parser.add_argument("--keep", action="store_true", help="keep the working directory")
     options = parser.parse_args(arguments)
     unknown = set(options.suites) - set(SUITES)

@@ -18,9 +18,9 @@ REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, PREEMPT_AND_ABORT, REGISTER_AND_IGNO
 READ_KEYS, READ_RESERVATION, REPORT_CAPABILITIES, READ_FULL_STATUS = range(4)
 
 
-def out(session: Session, action: int, key: int = 0, action_key: int = 0, kind: int = 0, aptpl: bool = False, lun: int = 0) -> Result:
+def out(session: Session, action: int, key: int = 0, action_key: int = 0, kind: int = 0, aptpl: bool = False) -> Result:
     """PERSISTENT RESERVE OUT with the basic parameter list."""
-    return session.run(out_cdb(action, kind, 24), lun, out_list(key, action_key, aptpl))
+    return session.run(out_cdb(action, kind, 24), out=out_list(key, action_key, aptpl))
 
 
 def out_cdb(action: int, kind: int, length: int) -> bytes:
@@ -63,10 +63,10 @@ def preempt(session: Session, key: int, victim: int, kind: int, abort: bool = Fa
     return out(session, PREEMPT_AND_ABORT if abort else PREEMPT, key, victim, kind)
 
 
-def into(session: Session, action: int, length: int = 4096, lun: int = 0) -> bytes:
+def into(session: Session, action: int, length: int = 4096) -> bytes:
     """PERSISTENT RESERVE IN; the parameter data."""
     cdb = struct.pack(">BBBBBBBHB", 0x5E, action, 0, 0, 0, 0, 0, length, 0)
-    return session.run(cdb, lun, expect_in=length).good().data
+    return session.run(cdb, expect_in=length).good().data
 
 
 def read_keys(session: Session) -> tuple[int, list[int]]:

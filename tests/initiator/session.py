@@ -33,6 +33,7 @@ class Pending:
     itt: int
     expected_in: int
     out: bytes
+    cmd_sn: int = 0
     incoming: bytearray = field(default_factory=bytearray)
     result: Result | None = None
     r2ts: int = 0
@@ -47,6 +48,8 @@ class Session:
 
     def __init__(self, host: str, port: int, options: Options, seconds: float = 10.0, source: str | None = None) -> None:
         self.options = options
+        #: The LUN that commands go to unless told otherwise.
+        self.lun = 1
         self.connection = Connection(host, port, seconds, source)
         try:
             outcome = Login(self.connection, options).run()
@@ -122,7 +125,7 @@ class Session:
     def start(
         self,
         cdb: bytes,
-        lun: int = 0,
+        lun: int | None = None,
         out: bytes = b"",
         expect_in: int = 0,
         attribute: int = SIMPLE,
@@ -132,6 +135,7 @@ class Session:
         ahs: bytes = b"",
     ) -> Pending:
         """Sends a command with what data may go unasked; `wait` collects it."""
+        lun = self.lun if lun is None else lun
         itt = self.tag()
         length = edtl if edtl is not None else (len(out) or expect_in)
         first = self._unasked(len(out)) if immediate_data is None else immediate_data
@@ -142,7 +146,7 @@ class Session:
         pdu.ahs = ahs
         pdu.put(20, length)
         pdu.bhs[32:48] = cdb[:16] + b"\0" * (16 - len(cdb[:16]))
-        task = Pending(itt, expect_in, out, hold=hold)
+        task = Pending(itt, expect_in, out, self.cmd_sn, hold=hold)
         self.pending[itt] = task
         self.connection.send(self.stamp(pdu))
         if unsolicited:
@@ -176,7 +180,7 @@ class Session:
         del self.pending[task.itt]
         return task.result
 
-    def run(self, cdb: bytes, lun: int = 0, out: bytes = b"", expect_in: int = 0, seconds: float | None = None) -> Result:
+    def run(self, cdb: bytes, lun: int | None = None, out: bytes = b"", expect_in: int = 0, seconds: float | None = None) -> Result:
         """One command from start to end."""
         return self.wait(self.start(cdb, lun, out, expect_in), seconds)
 
@@ -268,16 +272,19 @@ class Session:
             self.pump(seconds)
         return self.answers.pop(itt)
 
-    def manage(self, function: int, lun: int = 0, task: Pending | None = None, seconds: float | None = None) -> int:
+    def manage(self, function: int, lun: int | None = None, task: Pending | None = None, seconds: float | None = None) -> int:
         """A task management function; returns the response code (0: complete)."""
         return self.await_answer(self.start_manage(function, lun, task), seconds).bhs[2]
 
-    def start_manage(self, function: int, lun: int = 0, task: Pending | None = None) -> int:
-        """Sends a task management function, returns its tag."""
+    def start_manage(self, function: int, lun: int | None = None, task: Pending | None = None, reference: int | None = None) -> int:
+        """Sends a task management function, returns its tag. RefCmdSN is the task's own unless given."""
+        if reference is None and task is not None:
+            reference = task.cmd_sn
         itt = self.tag()
-        pdu = wire.request(wire.TASK_MANAGEMENT, FINAL | function, itt, lun, immediate=True)
+        where = self.lun if lun is None else lun
+        pdu = wire.request(wire.TASK_MANAGEMENT, FINAL | function, itt, where, immediate=True)
         pdu.put(20, task.itt if task else NO_TAG)
-        pdu.put(32, (self.cmd_sn - 1) & 0xFFFFFFFF)
+        pdu.put(32, (self.cmd_sn - 1) & 0xFFFFFFFF if reference is None else reference)
         self.connection.send(self.stamp(pdu))
         return itt
 

@@ -257,3 +257,10 @@ def conform(server: Server, update: bool = False, only: str | None = None) -> Ta
         tally.failed += len(unexplained)
     print(f"\n{PROGRAM} against {server.kind}: {tally.line()}", flush=True)
     return tally
+
+
+def compare_with(server: Server) -> None:
+    """Prints the figures of another target in the first configuration, for scale."""
+    run = run_configuration(server, configurations()[0], all_tests())
+    figures = Tally(run.count("passed"), run.count("failed"), run.count("skipped"))
+    print(f"for scale, {PROGRAM} against {server.kind}, one configuration: {figures.line()}", flush=True)

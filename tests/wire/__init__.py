@@ -1,0 +1,1 @@
+"""Cases that our own Python initiator plays against the server under test."""
