@@ -293,6 +293,7 @@ impl Store {
         let old_document = current.as_ref().map(|loaded| &loaded.document);
         let old_text = old_document.map_or_else(|| Ok(String::new()), Document::to_text)?;
         let new_text = document.to_text()?;
+        let old_table = old_document.map_or_else(|| Ok(toml::Table::new()), Document::to_table)?;
         let old_name = match &current {
             Some(loaded) => format!("generation {}", loaded.generation.number),
             None => "nothing".to_owned(),
@@ -301,7 +302,7 @@ impl Store {
         Ok(Plan {
             base: current.as_ref().map(|loaded| loaded.generation.number),
             diff: diff::unified(&old_text, &new_text, &old_name, "proposed"),
-            changes: diff::changes(&table(&old_text), &table(&new_text)),
+            changes: diff::changes(&old_table, &document.to_table()?),
             checks: refusal
                 .iter()
                 .map(|error| parse::locate(&text, error))
@@ -313,13 +314,6 @@ impl Store {
             text,
         })
     }
-}
-
-/// Text that was made from a document, as a table.
-fn table(text: &str) -> toml::Table {
-    let table = text.parse();
-    debug_assert!(table.is_ok(), "what was written reads back");
-    table.unwrap_or_default()
 }
 
 impl Staged {
@@ -424,7 +418,11 @@ impl Inner {
         }
         let bytes = record::encode(&loaded.generation, &loaded.text)
             .map_err(|error| not_yet(io::Error::other(error)))?;
-        replace(&*self.storage, &self.current_path(), &bytes)
+        replace(&*self.storage, &self.current_path(), &bytes).map_err(|mut error| {
+            // Some file systems report a rename as failed that was done; what is there decides.
+            error.renamed |= matches!(self.current_bytes(), Ok(Some(now)) if now == bytes);
+            error
+        })
     }
 }
 

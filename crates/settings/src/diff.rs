@@ -50,7 +50,20 @@ fn tables(path: &str, old: &Table, new: &Table, changes: &mut Vec<Change>) {
     }
 }
 
+/// Lists that are left out of the document when they are empty, so that absent means the same.
+const LISTS: [&str; 6] = ["portal", "device", "chap", "target", "lun", "access"];
+
 fn values(path: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<Change>) {
+    let empty = Value::Array(Vec::new());
+    let is_list = path
+        .rsplit('.')
+        .next()
+        .is_some_and(|key| LISTS.contains(&key));
+    let (old, new) = match (old, new) {
+        (Some(Value::Array(_)), None) if is_list => (old, Some(&empty)),
+        (None, Some(Value::Array(_))) if is_list => (Some(&empty), new),
+        both => both,
+    };
     match (old, new) {
         (Some(old), Some(new)) if old == new => {}
         (Some(Value::Table(old)), Some(Value::Table(new))) => tables(path, old, new, changes),

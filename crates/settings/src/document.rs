@@ -93,15 +93,28 @@ pub struct WriteError {
     pub reason: String,
 }
 
+impl WriteError {
+    fn new(error: &toml::ser::Error) -> Self {
+        Self {
+            reason: error.to_string(),
+        }
+    }
+}
+
 impl Document {
     /// The document as TOML in its canonical form: every default spelled out, no comments.
     ///
     /// # Errors
     /// A number above 2^63 - 1, which TOML has no room for.
     pub fn to_text(&self) -> Result<String, WriteError> {
-        toml::to_string_pretty(self).map_err(|error| WriteError {
-            reason: error.to_string(),
-        })
+        // The writer itself would write numbers that no reader takes.
+        self.to_table()?;
+        toml::to_string_pretty(self).map_err(|error| WriteError::new(&error))
+    }
+
+    /// The document as a tree.
+    pub(crate) fn to_table(&self) -> Result<toml::Table, WriteError> {
+        toml::Table::try_from(self).map_err(|error| WriteError::new(&error))
     }
 
     /// Names of the secrets that the document refers to.

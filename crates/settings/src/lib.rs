@@ -79,6 +79,8 @@ mod secrets;
 mod shape;
 mod storage;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use change::{ActivateError, Check, CommitError, Plan, ProposeError, StageError, Staged};
 pub use diff::Change;

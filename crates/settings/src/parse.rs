@@ -86,7 +86,13 @@ fn syntax(errors: &[toml::de::Error], lines: &Lines<'_>) -> Problems {
         .iter()
         .map(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            lines.problem(at, "", error.message().to_owned())
+            let reason = match error.message() {
+                text if text.starts_with("string values must be quoted") => {
+                    "a value is missing here, or a text is not in quotes".to_owned()
+                }
+                text => text.to_owned(),
+            };
+            lines.problem(at, "", reason)
         })
         .collect();
     list.sort_by_key(|problem| (problem.line, problem.column));
@@ -156,6 +162,11 @@ pub(crate) fn humanize(message: &str) -> Reason {
         if let Some(rest) = message.strip_prefix(prefix)
             && let Some((found, expected)) = rest.rsplit_once(", expected ")
         {
+            let found = match found {
+                "map" => "a table",
+                "sequence" => "a list",
+                other => other,
+            };
             return plain(format!("expected {}, {verb} {found}", type_name(expected)));
         }
     }

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::problem::{Lines, Problem};
+use crate::problem::Problem;
 
 const MARK: &str = "#:";
 const FIRST: &str = "#: sanctum settings 1";
@@ -71,7 +71,6 @@ pub(crate) fn encode(generation: &Generation, text: &str) -> Result<Vec<u8>, tom
 /// Generation and document text of a file.
 pub(crate) fn decode(file: &str) -> Result<(Generation, &str), RecordError> {
     let (head, text) = file.split_at(header_len(file));
-    let lines = Lines::new(file);
     let broken = |line: usize, reason: &str| {
         RecordError::Header(Problem {
             line,
@@ -103,10 +102,7 @@ pub(crate) fn decode(file: &str) -> Result<(Generation, &str), RecordError> {
         .collect();
     match toml::from_str::<Generation>(&fields) {
         Ok(generation) => Ok((generation, text)),
-        Err(error) => {
-            let line = 2 + lines.place(0).0.saturating_sub(1);
-            Err(broken(line, error.message()))
-        }
+        Err(error) => Err(broken(2, error.message())),
     }
 }
 

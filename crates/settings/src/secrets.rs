@@ -400,7 +400,7 @@ fn guard(storage: &dyn Storage, path: &Path, wanted: u32) -> Result<(), SecretsE
     if !access.plain || !access.ours {
         return Err(SecretsError::NotOurs { path });
     }
-    if access.mode & 0o7777 & !wanted != 0 {
+    if access.mode & 0o777 & !wanted != 0 {
         let mode = access.mode;
         return Err(SecretsError::TooOpen { path, mode, wanted });
     }

@@ -269,7 +269,7 @@ const KINDS: &[Kind] = &[
         name: "image",
         keys: &[
             required::<std::path::PathBuf>("path"),
-            required::<u64>("size"),
+            SIZE,
             optional::<iscsi::Provisioning>("provisioning"),
             optional::<u32>("block_size"),
             optional::<bool>("read_only"),
@@ -285,13 +285,23 @@ const KINDS: &[Kind] = &[
     },
     Kind {
         name: "ram",
-        keys: &[required::<u64>("size"), optional::<u32>("block_size")],
+        keys: &[SIZE, optional::<u32>("block_size")],
     },
     Kind {
         name: "iso",
         keys: &[required::<std::path::PathBuf>("path")],
     },
 ];
+
+/// A size has to fit TOML's signed numbers, or it could be read and not be written.
+const SIZE: Key = Key {
+    name: "size",
+    required: true,
+    check: |value| {
+        fits::<u64>(value)?;
+        fits::<i64>(value).map_err(|_| serde::de::Error::custom("a size is less than 2^63 bytes"))
+    },
+};
 
 const fn required<T: DeserializeOwned>(name: &'static str) -> Key {
     Key {

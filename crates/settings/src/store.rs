@@ -62,7 +62,7 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// The current settings are gone while generations are there.
-    #[error("{} is missing; {}", path.display(), restore_hint(restorable.as_ref()))]
+    #[error("{} is missing; {}", path.display(), restore_hint(restorable.as_deref()))]
     Missing {
         /// The file that should be there.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum LoadError {
         restorable: Option<Box<Generation>>,
     },
     /// The current settings cannot be read as settings.
-    #[error("{} cannot be used: {problems}; repair the file and adopt it, or {}", path.display(), restore_hint(restorable.as_ref()))]
+    #[error("{} cannot be used: {problems}; repair the file and adopt it, or {}", path.display(), restore_hint(restorable.as_deref()))]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum LoadError {
     },
     /// The current settings are a good document, but not the one that was written here: edited by hand, or
     /// damaged in a way that still makes sense.
-    #[error("{} was not written by this service ({problem}): if you edited it, adopt it; if not, {}", path.display(), restore_hint(restorable.as_ref()))]
+    #[error("{} was not written by this service ({problem}): if you edited it, adopt it; if not, {}", path.display(), restore_hint(restorable.as_deref()))]
     Changed {
         /// The file.
         path: PathBuf,
@@ -100,7 +100,7 @@ pub enum LoadError {
     },
 }
 
-fn restore_hint(restorable: Option<&Box<Generation>>) -> String {
+fn restore_hint(restorable: Option<&Generation>) -> String {
     match restorable {
         Some(generation) => format!(
             "restore generation {} of {} by {} ({})",

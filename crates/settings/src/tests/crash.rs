@@ -1,0 +1,260 @@
+//! Every step of a change fails once, for good, and with the host lost.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::disk::{Disk, Fault};
+use super::{anything, numbered, store_on};
+use crate::*;
+
+const SEEDS: u64 = 48;
+
+/// How far a change came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Came {
+    Nowhere,
+    Undecided,
+    Through,
+}
+
+/// Applies document `number`; the store is opened by the caller, without fault.
+fn change(store: &Store, number: u32) -> Came {
+    let Ok(plan) = store.propose(numbered(number), &anything) else {
+        return Came::Nowhere;
+    };
+    match store.commit(plan, "tester", "a change") {
+        Ok(_) => Came::Through,
+        Err(CommitError::Activate(ActivateError::NotConfirmed { .. })) => Came::Undecided,
+        Err(_) => Came::Nowhere,
+    }
+}
+
+/// The number of the document that a disk gives after a start; 0 where there is none yet.
+fn start(disk: &Arc<Disk>) -> (Store, u32) {
+    let store = store_on(disk);
+    match store.load() {
+        Ok(loaded) => (store, loaded.document.service.spin_us),
+        Err(LoadError::Absent { .. }) => (store, 0),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// A disk with so many generations.
+fn prepared(generations: u32) -> Disk {
+    let disk = Arc::new(Disk::new());
+    let (store, _) = start(&disk);
+    for number in 1..=generations {
+        assert_eq!(change(&store, number), Came::Through);
+    }
+    drop(store);
+    Arc::into_inner(disk).expect("the only one")
+}
+
+/// The store must go on from here: another change works, and leaves nothing behind.
+fn goes_on(disk: &Arc<Disk>, context: &str) {
+    let (store, _) = start(disk);
+    assert_eq!(change(&store, 99), Came::Through, "{context}");
+    assert_eq!(start(disk).1, 99, "{context}");
+    for path in disk.files().keys() {
+        let name = path.to_string_lossy();
+        assert!(
+            !name.contains("staged") && !name.contains("tmp"),
+            "{context}: {name}"
+        );
+    }
+    let history = store.history().expect("readable");
+    assert!(
+        history.iter().all(|entry| entry.fault.is_none()),
+        "{context}"
+    );
+    assert_eq!(
+        history.iter().filter(|entry| entry.current).count(),
+        1,
+        "{context}"
+    );
+    assert!(history.len() <= limits::GENERATIONS, "{context}");
+}
+
+fn every_step(generations: u32, fault_at: fn(usize) -> Fault) {
+    let before = prepared(generations);
+    for step in 0.. {
+        let disk = Arc::new(before.clone());
+        let (store, old) = start(&disk);
+        assert_eq!(old, generations);
+        disk.plan(fault_at(step));
+        let came = change(&store, 77);
+        let done = disk.steps() <= step;
+        let context = format!("step {step}, {came:?}");
+
+        // The host is lost now.
+        for seed in 0..SEEDS {
+            let context = format!("{context}, seed {seed}");
+            let lost = Arc::new(disk.after_crash(seed));
+            let (_, now) = start(&lost);
+            match came {
+                Came::Nowhere => assert_eq!(now, old, "{context}"),
+                Came::Undecided => assert!(now == old || now == 77, "{context}: {now}"),
+                Came::Through => assert_eq!(now, 77, "{context}"),
+            }
+            goes_on(&lost, &context);
+        }
+
+        // The host lives on, and the disk is well again.
+        disk.plan(Fault::None);
+        let now = if came == Came::Nowhere { old } else { 77 };
+        let memory = store
+            .current()
+            .map_or(0, |loaded| loaded.document.service.spin_us);
+        assert_eq!(memory, now, "{context}");
+        assert_eq!(change(&store, 78), Came::Through, "{context}");
+        drop(store);
+        assert_eq!(start(&disk).1, 78, "{context}");
+        goes_on(&disk, &context);
+        if done {
+            assert_eq!(came, Came::Through);
+            assert!(step > 10, "the fault met no step: {step}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_first_change_fails_once_at_every_step() {
+    every_step(0, Fault::At);
+}
+
+#[test]
+fn a_first_change_fails_from_every_step_on() {
+    every_step(0, Fault::From);
+}
+
+#[test]
+fn a_change_fails_once_at_every_step() {
+    every_step(2, Fault::At);
+}
+
+#[test]
+fn a_change_fails_from_every_step_on() {
+    every_step(2, Fault::From);
+}
+
+#[test]
+fn a_change_that_drops_the_oldest_fails_at_every_step() {
+    every_step(
+        u32::try_from(limits::GENERATIONS).expect("few"),
+        Fault::From,
+    );
+}
+
+#[test]
+fn staged_and_not_activated_is_the_old_one() {
+    let disk = Arc::new(prepared(2));
+    let (store, _) = start(&disk);
+    let plan = store.propose(numbered(77), &anything).expect("a plan");
+    let staged = store.stage(plan, "tester", "a change").expect("staged");
+    assert_eq!(
+        staged.generation().map(|generation| generation.number),
+        Some(3)
+    );
+    assert_eq!(store.current().expect("there").generation.number, 2);
+    for seed in 0..SEEDS {
+        let lost = Arc::new(disk.after_crash(seed));
+        assert_eq!(start(&lost).1, 2);
+        goes_on(&lost, &format!("seed {seed}"));
+    }
+    assert!(matches!(
+        store.stage(
+            store.propose(numbered(78), &anything).expect("a plan"),
+            "",
+            ""
+        ),
+        Err(StageError::Busy)
+    ));
+    drop(staged);
+    assert_eq!(change(&store, 78), Came::Through);
+}
+
+#[test]
+fn a_discarded_change_leaves_nothing() {
+    let disk = Arc::new(prepared(2));
+    let (store, _) = start(&disk);
+    let before = disk.files();
+    let plan = store.propose(numbered(77), &anything).expect("a plan");
+    let staged = store.stage(plan, "tester", "a change").expect("staged");
+    assert_ne!(disk.files(), before);
+    staged.discard().expect("discarded");
+    assert_eq!(disk.files(), before);
+}
+
+#[test]
+fn a_restoration_fails_at_every_step() {
+    let before = prepared(3);
+    before.overwrite("/data/settings/current.toml", b"version = 1\n[serv");
+    for step in 0.. {
+        let disk = Arc::new(before.clone());
+        let store = store_on(&disk);
+        assert!(matches!(store.load(), Err(LoadError::Unusable { .. })));
+        disk.plan(Fault::From(step));
+        let result = store
+            .propose_restore(2, &anything)
+            .ok()
+            .map(|plan| store.commit(plan, "tester", "restored").is_ok());
+        let done = disk.steps() <= step;
+        for seed in 0..SEEDS {
+            let lost = Arc::new(disk.after_crash(seed));
+            // Until it is done, what is damaged stays as it is; then generation 2 is back.
+            match store_on(&lost).load() {
+                Ok(loaded) => assert_eq!(loaded.document, numbered(2), "step {step}"),
+                Err(LoadError::Unusable { .. }) => assert_ne!(result, Some(true), "step {step}"),
+                Err(other) => panic!("step {step}: {other}"),
+            }
+        }
+        if done {
+            assert_eq!(result, Some(true));
+            let aside = disk
+                .files()
+                .remove(Path::new("/data/settings/current.damaged.toml"));
+            assert_eq!(aside.as_deref(), Some(b"version = 1\n[serv".as_slice()));
+            return;
+        }
+    }
+}
+
+#[test]
+fn secrets_are_the_old_or_the_new_at_every_step() {
+    let secret = |n: u32| SecretString::from(format!("secret-number-{n:04}"));
+    let load = |disk: &Arc<Disk>| Secrets::load_from(disk.clone(), Path::new("/data"));
+    let before = Arc::new(Disk::new());
+    let mut secrets = load(&before).expect("loads");
+    secrets.set("a", secret(1)).expect("set");
+    drop(secrets);
+    for step in 0.. {
+        let disk = Arc::new(Disk::clone(&before));
+        let mut secrets = load(&disk).expect("loads");
+        disk.plan(Fault::From(step));
+        let result = secrets.set("a", secret(2));
+        let done = disk.steps() <= step;
+        let memory = secrets.get("a").expect("there").expose_secret().to_owned();
+        let new = secret(2).expose_secret().to_owned();
+        let old = secret(1).expose_secret().to_owned();
+        for seed in 0..SEEDS {
+            let lost = Arc::new(disk.after_crash(seed));
+            let secrets = load(&lost).expect("loads");
+            let now = secrets.get("a").expect("there").expose_secret();
+            match &result {
+                Ok(_) => assert_eq!(now, new),
+                Err(SecretsError::NotConfirmed { .. }) => {
+                    assert!(now == old || now == new);
+                    assert_eq!(memory, new);
+                }
+                Err(_) => assert!(now == old && memory == old),
+            }
+        }
+        if done {
+            assert!(result.is_ok());
+            return;
+        }
+    }
+}
