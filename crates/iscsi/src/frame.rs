@@ -417,6 +417,12 @@ pub fn send<O: Output>(header: Header, data: &[u8], digests: Digests, out: &mut 
     }
 }
 
+/// Sends a PDU without a data segment but with additional header segments (a multiple of four
+/// bytes long, or none).
+pub fn send_ahs<O: Output>(header: Header, ahs: &[u8], digests: Digests, out: &mut O) {
+    send_header(header, ahs, 0, digests, out);
+}
+
 /// Sends a PDU whose data segment is `payload[range]`, by reference; `ahs` are its additional
 /// header segments (a multiple of four bytes long), mostly none.
 ///

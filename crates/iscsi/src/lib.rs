@@ -29,6 +29,7 @@
 //! | [`text`], [`negotiation`] | `key=value` pairs and the rules by which both ends agree |
 //! | [`name`] | iSCSI names |
 //! | [`chap`] | authentication |
+//! | [`command`] | names both engines share: tasks, CDBs |
 //! | [`target`], [`initiator`] | the engines |
 //! | [`limits`] | every bound |
 //!
@@ -48,7 +49,9 @@
 )]
 
 pub mod chap;
+pub mod command;
 pub mod frame;
+pub mod initiator;
 pub mod limits;
 pub mod name;
 pub mod negotiation;

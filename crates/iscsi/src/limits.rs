@@ -61,7 +61,7 @@ pub const OUTSTANDING_R2T_MAX: u16 = 64;
 /// Bytes of sense data in a response.
 pub const SENSE_BYTES_MAX: usize = 252;
 
-/// Commands an initiator engine has in flight or waiting for the window.
+/// Requests an initiator engine has in flight.
 pub const INITIATOR_TASKS_MAX: usize = 1024;
 
 /// Text an initiator engine takes in answer to SendTargets.
@@ -70,6 +70,10 @@ pub const SEND_TARGETS_BYTES_MAX: usize = 1024 * 1024;
 const _: () = assert!(
     TASKS_MAX < 0xffff,
     "a slot number has 16 bits and ffffh is reserved"
+);
+const _: () = assert!(
+    INITIATOR_TASKS_MAX < 0xffff,
+    "likewise; and no tag is ffffffffh"
 );
 const _: () = assert!(BINARY_TEXT_MAX > VALUE_BYTES_MAX);
 const _: () = assert!(LOGIN_TEXT_BYTES_MAX > LOGIN_SEGMENT_BYTES_MAX as usize);

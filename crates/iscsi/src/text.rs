@@ -59,16 +59,27 @@ pub enum TextError {
 /// [`TextError`] names the first piece that is out of form.
 pub fn parse(text: &[u8]) -> Result<Vec<(&str, &str)>, TextError> {
     let mut pairs = Vec::new();
-    for piece in text
-        .split(|byte| *byte == 0)
-        .filter(|piece| !piece.is_empty())
-    {
+    for piece in pieces(text) {
         if pairs.len() >= KEYS_MAX {
             return Err(TextError::TooManyKeys);
         }
         pairs.push(pair(piece)?);
     }
     Ok(pairs)
+}
+
+/// As [`parse`], for a listing of targets: any number of pairs, for a text whose length the caller
+/// has bounded.
+///
+/// # Errors
+/// As [`parse`], but never [`TextError::TooManyKeys`].
+pub fn parse_long(text: &[u8]) -> Result<Vec<(&str, &str)>, TextError> {
+    pieces(text).map(pair).collect()
+}
+
+fn pieces(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == 0)
+        .filter(|piece| !piece.is_empty())
 }
 
 fn pair(piece: &[u8]) -> Result<(&str, &str), TextError> {

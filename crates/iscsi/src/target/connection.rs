@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::data::Transfer;
-use super::event::{Event, SessionIdentity, SessionType};
+use super::event::{Event, SessionIdentity};
 use super::login::{Login, Outcome, Refusal};
 use super::policy::LoginPolicy;
 use super::session::Session;
 use super::text::Exchange;
 use super::{Config, Negotiated};
 use crate::Output;
+use crate::command::SessionType;
 use crate::frame::{self, Digests, FrameError, Received, Receiver};
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::negotiation::Digest;
@@ -421,6 +422,20 @@ impl Connection {
     #[must_use]
     pub const fn pending_write_bytes(&self) -> u64 {
         self.session.pending_write()
+    }
+
+    /// Memory held for PDUs that are not complete: text, ping data, answers not yet fetched. Never
+    /// above the sum of the bounds in [`crate::limits`] and what was negotiated.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        let login = match &self.phase {
+            Phase::Login(login) => login.buffered_bytes(),
+            _ => 0,
+        };
+        self.segment
+            .capacity()
+            .saturating_add(self.exchange.buffered_bytes())
+            .saturating_add(login)
     }
 
     // -- sending --

@@ -1,9 +1,10 @@
 //! Write data: immediate, unsolicited and solicited; R2Ts.
 
 use super::connection::{Connection, Incoming};
-use super::event::{AbortReason, Event, TaskId};
+use super::event::{AbortReason, Event};
 use super::session::{Burst, Task};
 use crate::Output;
+use crate::command::TaskId;
 use crate::pdu::{DataOut, FINAL, Header, NO_TAG, ReadyToTransfer, RejectReason};
 
 /// The data segment that is coming in for a task.

@@ -7,10 +7,11 @@
 
 use std::time::Instant;
 
-use super::event::{Event, LoginReady, LoginRefused, LoginStart, SessionIdentity, SessionType};
+use super::event::{Event, LoginReady, LoginRefused, LoginStart, SessionIdentity};
 use super::policy::{Acceptance, Authentication, ChapPolicy};
 use super::{Config, Negotiated};
 use crate::chap::{self, Algorithm, ChapError, Secret};
+use crate::command::SessionType;
 use crate::limits::{LOGIN_SEGMENT_BYTES_MAX, LOGIN_TEXT_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::name;
 use crate::negotiation::Negotiation;
@@ -146,6 +147,17 @@ impl Login {
 
     pub(super) const fn identity(&self) -> &SessionIdentity {
         &self.identity
+    }
+
+    pub(super) fn buffered_bytes(&self) -> usize {
+        let pairs = self
+            .pairs
+            .iter()
+            .map(|(key, value)| key.len().saturating_add(value.len()));
+        pairs
+            .fold(0, usize::saturating_add)
+            .saturating_add(self.gathered.capacity())
+            .saturating_add(self.answer.capacity())
     }
 
     /// The session's first CmdSN.

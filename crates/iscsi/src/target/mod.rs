@@ -35,20 +35,17 @@ mod response;
 mod session;
 mod text;
 
-#[cfg(test)]
-mod tests;
-
 pub use self::config::Config;
 pub use self::connection::{Connection, Fatal};
 pub use self::event::{
-    AbortReason, Cdb, Command, Event, LoginReady, LoginRefused, LoginStart, SessionIdentity,
-    SessionType, TaskId, Tmf, Which,
+    AbortReason, Command, Event, LoginReady, LoginRefused, LoginStart, SessionIdentity, Tmf, Which,
 };
 pub use self::policy::{Acceptance, Account, Authentication, ChapPolicy, LoginPolicy};
 pub use self::response::{Asynchronous, ScsiStatus};
 pub use self::text::TargetRecord;
 pub use crate::Output;
 pub use crate::chap::{Algorithm, Secret};
+pub use crate::command::{Cdb, SessionType, TaskId};
 pub use crate::negotiation::{Digest, Negotiated};
 pub use crate::pdu::{
     LoginStatus, LogoutReason, LogoutStatus, TaskAttribute, TmfFunction, TmfResponse,

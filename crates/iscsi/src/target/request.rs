@@ -2,9 +2,10 @@
 
 use super::connection::{Connection, Fatal, Incoming};
 use super::data::Transfer;
-use super::event::{AbortReason, Cdb, Command, Event, TaskId, Tmf};
+use super::event::{AbortReason, Command, Event, Tmf};
 use super::session::Order;
 use crate::Output;
+use crate::command::{Cdb, TaskId};
 use crate::limits::IMMEDIATE_TASKS_MAX;
 use crate::pdu::{
     FINAL, Header, LogoutReason, LogoutRequest, LogoutStatus, NO_TAG, NopOut, Opcode, READ,

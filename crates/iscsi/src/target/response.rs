@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::connection::Connection;
-use super::event::TaskId;
 use super::session::Task;
 use crate::Output;
+use crate::command::TaskId;
 use crate::frame;
 use crate::limits::SENSE_BYTES_MAX;
 use crate::pdu::{

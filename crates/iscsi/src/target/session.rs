@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::event::{AbortReason, TaskId};
+use super::event::AbortReason;
+use crate::command::TaskId;
 use crate::limits::{IMMEDIATE_TASKS_MAX, TASKS_MAX};
 use crate::serial;
 

@@ -33,6 +33,17 @@ pub(super) enum Exchange {
     Answering { ttt: u32, rest: Vec<u8> },
 }
 
+impl Exchange {
+    pub(super) const fn buffered_bytes(&self) -> usize {
+        match self {
+            Self::Idle => 0,
+            Self::Gathering { text, .. } => text.capacity(),
+            Self::Asked { answer, .. } => answer.capacity(),
+            Self::Answering { rest, .. } => rest.capacity(),
+        }
+    }
+}
+
 impl Connection {
     /// One text request with its data segment.
     pub(super) fn text_request<O: Output>(
