@@ -506,7 +506,7 @@ mod tests {
         append_query(
             &mut url,
             &EventQuery {
-                after: Some(7),
+                since_id: Some(7),
                 code: Some("a b&c".to_owned()),
                 ..EventQuery::default()
             },
@@ -516,8 +516,8 @@ mod tests {
         assert_eq!(
             pairs,
             [
-                ("after".to_owned(), "7".to_owned()),
-                ("code".to_owned(), "a b&c".to_owned())
+                ("code".to_owned(), "a b&c".to_owned()),
+                ("since_id".to_owned(), "7".to_owned())
             ]
         );
     }

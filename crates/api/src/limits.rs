@@ -2,8 +2,15 @@
 
 use std::time::Duration;
 
-/// Largest request body. The largest honest one is a settings document with some thousand LUNs.
-pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest request body that is not a settings document.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest request body with a settings document: the largest document (8 MiB), as a JSON string in
+/// which line ends and quotes take two bytes.
+pub const SETTINGS_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Largest settings document that the client sends, in bytes.
+pub const SETTINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Largest answer the client takes: a full page of events or sessions with every field at its longest.
 pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -13,9 +20,6 @@ pub const REASON_BYTES_MAX: usize = 500;
 
 /// Most events answered at once.
 pub const EVENTS_PER_PAGE_MAX: usize = 1000;
-
-/// Events answered when the request does not say how many.
-pub const EVENTS_PER_PAGE: usize = 100;
 
 /// Longest that a request for a task waits for its next change before it answers with what there is.
 pub const TASK_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -30,4 +34,4 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(130);
 
 const _: () = assert!(TASK_WAIT_MAX.as_secs() < REQUEST_TIME_MAX.as_secs());
 const _: () = assert!(REQUEST_TIME_MAX.as_secs() < ANSWER_TIME_MAX.as_secs());
-const _: () = assert!(EVENTS_PER_PAGE <= EVENTS_PER_PAGE_MAX);
+const _: () = assert!(SETTINGS_BYTES_MAX * 2 <= SETTINGS_BODY_BYTES_MAX);

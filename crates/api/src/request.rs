@@ -170,23 +170,8 @@ pub struct Rollback {
     pub generation: u64,
 }
 
-/// Which events.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default)]
-pub struct EventQuery {
-    /// Only events with a number above this one. Absent: the newest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub after: Option<u64>,
-    /// At most so many; see [`EVENTS_PER_PAGE_MAX`](crate::limits::EVENTS_PER_PAGE_MAX).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
-    /// Only this severity and worse.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub severity: Option<events::Severity>,
-    /// Only with this code.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-}
+/// Which events; at most [`EVENTS_PER_PAGE_MAX`](crate::limits::EVENTS_PER_PAGE_MAX) at once.
+pub use events::Filter as EventQuery;
 
 /// How to wait for a task.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

@@ -136,6 +136,9 @@ pub struct SecretStored {
     pub file: PathBuf,
     /// It was made up by the service.
     pub generated: bool,
+    /// What a person should know of it: an initiator that will not take it, and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
     /// The generation that is active now.
     pub generation: u64,
 }
@@ -175,6 +178,9 @@ pub struct SettingsApplied {
     pub generation: u64,
     /// What changed; empty when the document was in force already.
     pub text: String,
+    /// What comes into force later: what only a start of the service reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A kept generation of settings.

@@ -1,7 +1,7 @@
 //! Bounds of what the command line reads.
 
 /// Largest settings file read, the service's own limit.
-pub(crate) const SETTINGS_BYTES_MAX: u64 = api::limits::REQUEST_BYTES_MAX as u64;
+pub(crate) const SETTINGS_BYTES_MAX: u64 = api::limits::SETTINGS_BYTES_MAX as u64;
 
 /// Longest secret read from standard input or a terminal, in bytes; CHAP itself ends well below.
 pub(crate) const SECRET_BYTES_MAX: u64 = 1024;

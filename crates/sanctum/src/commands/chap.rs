@@ -102,8 +102,13 @@ fn place(stored: &SecretStored) -> String {
     } else {
         "kept"
     };
+    let advice = stored
+        .advice
+        .as_ref()
+        .map(|advice| format!("\nnote: {advice}"))
+        .unwrap_or_default();
     format!(
-        "its secret is {how} as `{}` in {}",
+        "its secret is {how} as `{}` in {}{advice}",
         stored.secret,
         stored.file.display()
     )

@@ -22,6 +22,9 @@ pub(crate) enum Command {
         /// Only events of this code
         #[arg(long)]
         code: Option<String>,
+        /// Only events about this target, device, portal ...
+        #[arg(long)]
+        subject: Option<String>,
     },
 }
 
@@ -56,12 +59,14 @@ impl Command {
             limit,
             severity,
             code,
+            subject,
         } = self;
         let query = EventQuery {
-            after,
-            limit: Some(limit),
-            severity: severity.map(Into::into),
+            since_id: after,
+            severity_min: severity.map(Into::into),
             code,
+            subject,
+            limit: Some(limit),
         };
         let events = context.client.events(&query).await?;
         let rows = events

@@ -120,7 +120,7 @@ async fn diff(context: &Context, file: &Path) -> Result<(), Failure> {
 }
 
 fn tell(context: &Context, applied: &SettingsApplied) -> Result<(), Failure> {
-    let sentence = if applied.text.is_empty() {
+    let mut sentence = if applied.text.is_empty() {
         format!(
             "nothing to change; generation {} stays in force",
             applied.generation
@@ -132,6 +132,9 @@ fn tell(context: &Context, applied: &SettingsApplied) -> Result<(), Failure> {
             applied.generation
         )
     };
+    for note in &applied.notes {
+        sentence.push_str(&format!("\nnote: {note}"));
+    }
     context.output.done(applied, &sentence)
 }
 

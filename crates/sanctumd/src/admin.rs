@@ -1,0 +1,447 @@
+//! Every change of what is served goes through here, one at a time.
+//!
+//! ```text
+//! edit the document ─► plan and check ─► stage (stable, not current) ─► data path applies it
+//!                                             │                              │ fails: discard
+//!                                             └────────── activate ◄─────────┘
+//!                                                            │ fails: data path goes back
+//!                                                          event
+//! ```
+//!
+//! A change runs as a task of its own, so that a client that goes away in the middle cannot leave it
+//! half made. When the process ends between the data path and the activation, the next start serves
+//! the old settings; nobody was told that the new ones hold.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::view::Applied;
+use api::{Code, Problem};
+use events::Draft;
+use parking_lot::Mutex;
+use secrecy::{ExposeSecret, SecretString};
+use settings::{ActivateError, CheckError, Document, Loaded, Plan, Secrets, Store};
+use target::{Service, ServiceError};
+
+use crate::data_dir::DataDir;
+use crate::door::Door;
+use crate::peer::Caller;
+use crate::tasks::Tasks;
+use crate::trouble;
+
+/// The running service as the socket's requests see it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    tasks: Tasks,
+    /// Held along a change.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// What an [`Admin`] is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) data_dir: DataDir,
+    pub(crate) service: Service,
+    pub(crate) store: Store,
+    pub(crate) secrets: Mutex<Secrets>,
+    pub(crate) events: events::Store,
+    pub(crate) door: Door,
+}
+
+/// Who asks for a change, on what condition, and why.
+#[derive(Clone, Debug)]
+pub(crate) struct By {
+    pub(crate) caller: Caller,
+    pub(crate) expect: Option<u64>,
+    pub(crate) why: Option<String>,
+}
+
+/// A change that is in force.
+#[derive(Debug)]
+pub(crate) struct Changed<T> {
+    pub(crate) generation: u64,
+    /// Unified diff; empty when nothing changed.
+    pub(crate) diff: String,
+    /// What comes into force later, or did not quite work.
+    pub(crate) notes: Vec<String>,
+    /// What the edit gave.
+    pub(crate) value: T,
+}
+
+impl<T> Changed<T> {
+    pub(crate) const fn applied(&self) -> Applied {
+        Applied {
+            generation: self.generation,
+        }
+    }
+}
+
+impl Admin {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            parts,
+            tasks: Tasks::default(),
+            changing: tokio::sync::Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn service(&self) -> &Service {
+        &self.0.parts.service
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.parts.store
+    }
+
+    pub(crate) fn events(&self) -> &events::Store {
+        &self.0.parts.events
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.0.tasks
+    }
+
+    pub(crate) fn data_dir(&self) -> &DataDir {
+        &self.0.parts.data_dir
+    }
+
+    pub(crate) fn door(&self) -> &Door {
+        &self.0.parts.door
+    }
+
+    /// The settings in force.
+    pub(crate) fn current(&self) -> Result<Arc<Loaded>, Problem> {
+        self.store().current().ok_or_else(|| {
+            Problem::new(Code::Internal, "the service has no settings").next("start it again")
+        })
+    }
+
+    /// Whether the secrets store has a secret of this name.
+    pub(crate) fn has_secret(&self, name: &str) -> bool {
+        self.0.parts.secrets.lock().contains(name)
+    }
+
+    /// The file with the secrets.
+    pub(crate) fn secrets_path(&self) -> std::path::PathBuf {
+        self.0.parts.secrets.lock().path().to_owned()
+    }
+
+    /// Edits the document and makes the result be in force.
+    pub(crate) async fn edit<T: Send + 'static>(
+        &self,
+        by: By,
+        what: String,
+        edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<Changed<T>, Problem> {
+        self.in_turn(by, what, |admin| {
+            let mut document = admin.current()?.document.clone();
+            let value = edit(&mut document)?;
+            let plan = admin
+                .store()
+                .propose(document, &|document| admin.check(document));
+            Ok((plan.map_err(|error| trouble::propose(&error))?, value))
+        })
+        .await
+    }
+
+    /// Makes a plan be in force.
+    pub(crate) async fn carry_out(
+        &self,
+        by: By,
+        what: String,
+        plan: impl FnOnce(&Self) -> Result<Plan, Problem> + Send + 'static,
+    ) -> Result<Changed<()>, Problem> {
+        self.in_turn(by, what, |admin| Ok((plan(admin)?, ()))).await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        by: By,
+        what: String,
+        plan: impl FnOnce(&Self) -> Result<(Plan, T), Problem> + Send + 'static,
+    ) -> Result<Changed<T>, Problem> {
+        self.alone(move |admin| async move {
+            admin.expected(&by)?;
+            let (plan, value) = plan(&admin)?;
+            let (generation, diff, notes) = Box::pin(admin.change(&by, &what, plan)).await?;
+            Ok(Changed {
+                generation,
+                diff,
+                notes,
+                value,
+            })
+        })
+        .await
+    }
+
+    /// Runs `work` while no other change runs, to its end even when the caller goes away.
+    pub(crate) async fn alone<T, F>(
+        &self,
+        work: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send,
+    {
+        let admin = self.clone();
+        let work = tokio::spawn(async move {
+            let own = admin.clone();
+            let _turn = own.0.changing.lock().await;
+            work(admin).await
+        });
+        work.await.unwrap_or_else(|_| {
+            Err(Problem::new(Code::Internal, "the change broke off")
+                .next("look at `sanctum settings history` and at the service's log"))
+        })
+    }
+
+    /// Refuses a change whose caller read another generation.
+    fn expected(&self, by: &By) -> Result<(), Problem> {
+        let now = &self.current()?.generation;
+        match by.expect {
+            Some(expect) if expect != now.number => Err(Problem::new(
+                Code::GenerationConflict,
+                format!("the settings were changed since generation {expect} was read"),
+            )
+            .detail(format!(
+                "generation {} is in force, made by {} ({})",
+                now.number, now.who, now.why
+            ))
+            .next("read the settings again, compare, and repeat")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the data path could serve a document.
+    pub(crate) fn check(&self, document: &Document) -> Result<(), CheckError> {
+        let secrets = self.0.parts.secrets.lock();
+        check(document, &|name| secrets.contains(name))
+    }
+
+    /// Stages, applies, activates. What it answers: generation, diff, notes.
+    async fn change(
+        &self,
+        by: &By,
+        what: &str,
+        plan: Plan,
+    ) -> Result<(u64, String, Vec<String>), Problem> {
+        let before = self.current()?;
+        if !plan.is_accepted() {
+            let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
+            return Err(trouble::settings_refused(&lines));
+        }
+        if plan.is_empty() && plan.text == before.text {
+            return Ok((before.generation.number, String::new(), Vec::new()));
+        }
+        let diff = plan.diff.clone();
+        let document = plan.document.clone();
+        let (who, why) = (
+            by.caller.name.clone(),
+            by.why.clone().unwrap_or_else(|| what.to_owned()),
+        );
+        let store = self.store().clone();
+        let staged = blocking(move || store.stage(plan, &who, &why)).await?;
+        let staged = staged.map_err(|error| trouble::stage(&error))?;
+        let overdue = match self.apply(&document).await {
+            Ok(()) => None,
+            // The change holds; what had to end before it has not ended yet.
+            Err(error @ ServiceError::Stuck { .. }) => Some(error),
+            Err(error) => {
+                if let Err(error) = blocking(move || staged.discard()).await? {
+                    tracing::warn!(%error, "a staged generation stays until the next change");
+                }
+                return Err(trouble::service(&error));
+            }
+        };
+        let mut notes = Vec::new();
+        let generation = match blocking(move || staged.activate()).await? {
+            Ok(generation) => generation,
+            Err(ActivateError::NotConfirmed { generation, source }) => {
+                notes.push(format!(
+                    "the disk did not confirm the new settings: {source}"
+                ));
+                *generation
+            }
+            Err(error) => {
+                if let Err(back) = self.apply(&before.document).await {
+                    tracing::error!(error = %back, "the data path cannot go back to the stored settings");
+                }
+                return Err(trouble::activate(&error));
+            }
+        };
+        self.follow(&before.document.service, &document.service, &mut notes);
+        self.tell(by, what, &generation, &notes);
+        match overdue {
+            Some(error) => Err(trouble::service(&error)),
+            None => Ok((generation.number, diff, notes)),
+        }
+    }
+
+    async fn apply(&self, document: &Document) -> Result<(), ServiceError> {
+        let secrets = handed_over(&self.0.parts.secrets.lock());
+        Box::pin(self.service().apply(document.iscsi.clone(), secrets)).await
+    }
+
+    /// What the service section says, as far as it can be followed while running.
+    fn follow(
+        &self,
+        before: &settings::ServiceSettings,
+        after: &settings::ServiceSettings,
+        notes: &mut Vec<String>,
+    ) {
+        if before.api_group != after.api_group
+            && let Err(problem) = self.door().open_to(after.api_group.as_deref())
+        {
+            notes.push(format!("{}: {}", problem.what, problem.details.join(", ")));
+        }
+        let later = [
+            ("service.shards", before.shards != after.shards),
+            ("service.ring", before.ring != after.ring),
+            ("service.spin_us", before.spin_us != after.spin_us),
+        ];
+        for (name, _) in later.iter().filter(|(_, changed)| *changed) {
+            notes.push(format!(
+                "{name} comes into force when the service is started again"
+            ));
+        }
+    }
+
+    fn tell(&self, by: &By, what: &str, generation: &settings::Generation, notes: &[String]) {
+        let subject = format!("generation {}", generation.number);
+        let message = format!("{} changed the settings: {what}", by.caller.name);
+        let mut draft = Draft::info("settings-changed", &subject, &message);
+        if let Some(why) = &by.why {
+            draft = draft.cause(why);
+        }
+        if !notes.is_empty() {
+            draft = draft.next_step(&notes.join("; "));
+        }
+        self.events().record(draft);
+    }
+
+    /// Records something done that is no change of the settings.
+    pub(crate) fn tell_done(&self, by: &By, code: &str, subject: &str, what: &str) {
+        let mut draft = Draft::info(code, subject, &format!("{} {what}", by.caller.name));
+        if let Some(why) = &by.why {
+            draft = draft.cause(why);
+        }
+        self.events().record(draft);
+    }
+
+    /// Keeps a secret, or one made of chance; gives what a person should know of it.
+    pub(crate) async fn keep_secret(
+        &self,
+        name: String,
+        secret: Option<SecretString>,
+    ) -> Result<Option<String>, Problem> {
+        let admin = self.clone();
+        let kept = blocking(move || {
+            let mut secrets = admin.0.parts.secrets.lock();
+            match secret {
+                Some(secret) => secrets.set(&name, secret),
+                None => secrets.generate(&name).map(|_| None),
+            }
+        });
+        let advice = kept.await?.map_err(|error| trouble::secrets(&error))?;
+        Ok(advice.map(|advice| advice.to_string()))
+    }
+
+    /// Forgets a secret; one that is not there is forgotten.
+    pub(crate) async fn forget_secret(&self, name: String) -> Result<(), Problem> {
+        let admin = self.clone();
+        let forgotten = blocking(move || {
+            let mut secrets = admin.0.parts.secrets.lock();
+            if secrets.contains(&name) {
+                secrets.remove(&name)
+            } else {
+                Ok(())
+            }
+        });
+        forgotten.await?.map_err(|error| trouble::secrets(&error))
+    }
+
+    /// A secret as it is, to bring it back when a change of it fails.
+    pub(crate) fn secret(&self, name: &str) -> Option<SecretString> {
+        self.0.parts.secrets.lock().get(name).cloned()
+    }
+
+    /// Hands the secrets to the data path once more, after one of them changed.
+    pub(crate) async fn apply_secrets(&self) -> Result<(), Problem> {
+        let document = self.current()?.document.clone();
+        self.apply(&document)
+            .await
+            .map_err(|error| trouble::service(&error))
+    }
+
+    /// Ends what runs: tasks, then the data path. A change in progress comes to its end first.
+    pub(crate) async fn stop(&self, bound: Duration) {
+        let stop = async {
+            self.tasks().close().await;
+            let _turn = self.0.changing.lock().await;
+            self.service().shutdown().await;
+        };
+        if tokio::time::timeout(bound, Box::pin(stop)).await.is_err() {
+            tracing::error!(
+                "the data path did not end in {} s; stopping without it",
+                bound.as_secs()
+            );
+        }
+    }
+}
+
+/// The data path's judgement of a document.
+pub(crate) fn check(
+    document: &Document,
+    has_secret: &dyn Fn(&str) -> bool,
+) -> Result<(), CheckError> {
+    if let Some(group) = &document.service.api_group
+        && crate::peer::group_id(group).is_none()
+    {
+        let reason = format!("this host has no group `{group}`");
+        return Err(CheckError::new("service.api_group", reason));
+    }
+    Service::check(&document.iscsi, has_secret)
+        .map_err(|error| CheckError::new(error.path, error.reason))
+}
+
+/// The secrets in the form that the data path takes.
+pub(crate) fn handed_over(secrets: &Secrets) -> target::Secrets {
+    let mut handed = target::Secrets::new();
+    for (name, secret) in secrets.iter() {
+        handed.insert(name, secret.expose_secret().as_bytes().to_vec());
+    }
+    handed
+}
+
+/// Runs what waits for a disk where it does not hold up requests.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        Problem::new(Code::Internal, "the work broke off").next("see the service's log")
+    })
+}
+
+/// The size of a file, where it is there.
+pub(crate) fn file_size(path: &Path) -> Result<u64, Problem> {
+    let found = path.metadata().map_err(|error| {
+        Problem::new(
+            Code::NotFound,
+            format!("cannot use the file {}", path.display()),
+        )
+        .detail(error.to_string())
+        .next("check the path; a file to be made anew needs no --existing")
+    })?;
+    if !found.is_file() {
+        return Err(
+            Problem::new(Code::Refused, format!("{} is no file", path.display()))
+                .next("a disk or partition is a device of kind block"),
+        );
+    }
+    Ok(found.len())
+}

@@ -1,0 +1,53 @@
+//! Every bound of the service binary's own work, in one place. Those of the data path are in
+//! `target::limits`, those of what travels on the socket in `api::limits`.
+
+use std::time::Duration;
+
+/// Connections to the management socket at once; one more waits in the kernel's backlog.
+pub(crate) const CONNECTIONS_MAX: usize = 64;
+
+/// Connections that the kernel keeps waiting.
+pub(crate) const BACKLOG: i32 = 64;
+
+/// Request head (line and headers) in bytes. hyper's buffer must hold at least 8 KiB.
+pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Headers of a request.
+pub(crate) const HEADERS_MAX: usize = 64;
+
+/// Time for a request's head to arrive, idle time of a kept connection included.
+pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Tasks at work at once.
+pub(crate) const TASKS_RUNNING_MAX: usize = 4;
+
+/// Tasks remembered after their end.
+pub(crate) const TASKS_KEPT: usize = 100;
+
+/// A task tells its progress at most this often.
+pub(crate) const TASK_TELLS: Duration = Duration::from_millis(100);
+
+/// Notices of the data path that wait to become events.
+pub(crate) const NOTICES_WAITING: usize = target::limits::NOTICES;
+
+/// How often the event store sums up and retries.
+pub(crate) const EVENT_TICK: Duration = Duration::from_secs(1);
+
+/// Time for the data path to end its sessions and flush at a stop. It can be long: a flush of a
+/// write-back device writes what the page cache holds.
+pub(crate) const STOP_TIME_MAX: Duration = Duration::from_secs(80);
+
+/// Time for requests on the socket to end at a stop.
+pub(crate) const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
+
+/// Ports tried after a taken one when a data directory is made.
+pub(crate) const PORTS_TRIED: u16 = 100;
+
+/// Longest path of a Unix socket, in bytes: what the kernel's address holds, less its terminator.
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Most that is read of the system's user and group files, in bytes.
+pub(crate) const ACCOUNTS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+const _: () = assert!(HEAD_BYTES_MAX >= 8192);
+const _: () = assert!(TASKS_RUNNING_MAX < TASKS_KEPT);

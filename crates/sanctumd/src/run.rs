@@ -1,0 +1,267 @@
+//! Serves: start, wait for a signal, stop.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use api::{Code, Problem};
+use events::Draft;
+use parking_lot::Mutex;
+use ring::DriverKind;
+use sd_notify::NotifyState;
+use settings::{Document, Loaded, Secrets, Store};
+use target::{Options, Service};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::admin::{self, Admin, Parts};
+use crate::cli::{Ring, Run};
+use crate::data_dir::DataDir;
+use crate::door::Door;
+use crate::socket::Socket;
+use crate::{limits, notices, peer, server, trouble};
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// What kept it from starting.
+pub(crate) fn run(flags: &Run) -> Result<(), Problem> {
+    let dir = DataDir::open(&flags.data_dir)?;
+    let _lock = dir.lock()?;
+    let store = Store::open(dir.path()).map_err(|error| trouble::internal(&error))?;
+    let loaded = store
+        .load()
+        .map_err(|error| trouble::load(&error, dir.path()))?;
+    let secrets = Secrets::load(dir.path()).map_err(|error| trouble::secrets(&error))?;
+    usable(&loaded.document, &secrets, dir.path())?;
+    let events = events::Store::open(&dir.events(), events::Options::default())
+        .map_err(|error| trouble::internal(&error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|error| trouble::internal(&error))?;
+    let result = runtime.block_on(Box::pin(serve(flags, dir, store, &loaded, secrets, events)));
+    // A disk that does not answer must not keep the process: what waits for it is left behind.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// What the settings name must be there; a secret that was removed by hand is found here.
+fn usable(document: &Document, secrets: &Secrets, dir: &Path) -> Result<(), Problem> {
+    admin::check(document, &|name| secrets.contains(name)).map_err(|error| {
+        Problem::new(
+            Code::InvalidSettings,
+            format!("the settings in {} cannot be served", dir.join("settings/current.toml").display()),
+        )
+        .detail(error.to_string())
+        .next(format!(
+            "correct the file, then: sanctumd adopt --data-dir {}; a secret that is missing goes into {}",
+            dir.display(),
+            secrets.path().display()
+        ))
+    })
+}
+
+fn options(flags: &Run, dir: &Path, document: &Document) -> Options {
+    let service = &document.service;
+    let driver = match (flags.ring, service.ring) {
+        (Some(Ring::Uring), _) | (None, settings::Ring::Uring) => Some(DriverKind::Uring),
+        (Some(Ring::Epoll), _) | (None, settings::Ring::Epoll) => Some(DriverKind::Epoll),
+        (Some(Ring::Auto), _) | (None, settings::Ring::Auto) => None,
+    };
+    Options {
+        data_dir: dir.to_owned(),
+        shards: usize::from(flags.shards.unwrap_or(service.shards)),
+        driver,
+        spin: Duration::from_micros(service.spin_us.into()),
+        pool_bytes_per_shard: 0,
+    }
+}
+
+async fn serve(
+    flags: &Run,
+    dir: DataDir,
+    store: Store,
+    loaded: &Loaded,
+    secrets: Secrets,
+    events: events::Store,
+) -> Result<(), Problem> {
+    let mut signals = Signals::catch()?;
+    let (sender, receiver) = mpsc::channel(limits::NOTICES_WAITING);
+    let recorder = tokio::spawn(notices::record(receiver, events.clone()));
+    let ticker = tokio::spawn(tick(events.clone()));
+    let options = options(flags, dir.path(), &loaded.document);
+    let handed = admin::handed_over(&secrets);
+    let service = Service::start(options, loaded.document.iscsi.clone(), handed, sender);
+    let service = Box::pin(service)
+        .await
+        .map_err(|error| trouble::service(&error))?;
+    let (door, listener) = match open_door(flags, &dir, &loaded.document) {
+        Ok(opened) => opened,
+        Err(problem) => {
+            service.shutdown().await;
+            return Err(problem);
+        }
+    };
+    let socket = door.socket().path().to_owned();
+    let admin = Admin::new(Parts {
+        data_dir: dir,
+        service,
+        store,
+        secrets: Mutex::new(secrets),
+        events: events.clone(),
+        door,
+    });
+    let (stop, stopping) = watch::channel(false);
+    let serving = tokio::spawn(server::serve(admin.clone(), listener, stopping));
+    started(&admin, loaded, &socket);
+
+    let cause = signals.wait().await;
+    tracing::info!(cause, "stopping");
+    notify(&[NotifyState::Stopping]);
+    stop.send_replace(true);
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the management socket's server broke off");
+    }
+    admin.stop(limits::STOP_TIME_MAX).await;
+    drop(admin);
+    // The data path's notices are all recorded before the last event; it held the sender.
+    if tokio::time::timeout(limits::REQUESTS_END_MAX, recorder)
+        .await
+        .is_err()
+    {
+        tracing::warn!("the data path still holds on; its last notices are not recorded");
+    }
+    ticker.abort();
+    events.record(Draft::info(
+        "service-stopped",
+        "sanctumd",
+        &format!("The service stopped: {cause}"),
+    ));
+    if let Err(error) = events.sync() {
+        tracing::warn!(%error, "the last events are not on disk");
+    }
+    Ok(())
+}
+
+fn open_door(
+    flags: &Run,
+    dir: &DataDir,
+    document: &Document,
+) -> Result<(Door, std::os::unix::net::UnixListener), Problem> {
+    let path = flags.socket.clone().unwrap_or_else(|| dir.socket());
+    let group = document
+        .service
+        .api_group
+        .as_deref()
+        .and_then(peer::group_id);
+    let mut socket = Socket::listen(&path, group)?;
+    if group.is_some() && socket.path().starts_with(dir.path()) {
+        tracing::warn!(
+            socket = %socket.path().display(),
+            "the group of service.api_group cannot reach a socket inside the data directory; use --socket {}",
+            api::DEFAULT_SOCKET
+        );
+    }
+    let listener = socket
+        .take_listener()
+        .ok_or_else(|| Problem::new(Code::Internal, "the management socket was taken already"))?;
+    Ok((Door::new(socket, group), listener))
+}
+
+/// Says on every way that the service is up: events, service manager, standard output.
+fn started(admin: &Admin, loaded: &Loaded, socket: &Path) {
+    let status = admin.service().status();
+    let portals: Vec<SocketAddr> = admin
+        .service()
+        .portals()
+        .into_iter()
+        .filter(|portal| portal.listening)
+        .map(|portal| portal.address)
+        .collect();
+    let message = format!(
+        "The service started with generation {} of the settings, {} shards on {}",
+        loaded.generation.number, status.shards, status.ring
+    );
+    admin
+        .events()
+        .record(Draft::info("service-started", "sanctumd", &message));
+    tracing::info!(?portals, socket = %socket.display(), generation = loaded.generation.number, "ready");
+    notify(&[NotifyState::Ready]);
+    let mut out = std::io::stdout().lock();
+    // Whoever started us may have closed our output; the service serves all the same.
+    let _ = writeln!(out, "{}", ready_line(&portals, socket)).and_then(|()| out.flush());
+}
+
+fn ready_line(portals: &[SocketAddr], socket: &Path) -> String {
+    let portals: Vec<String> = portals.iter().map(ToString::to_string).collect();
+    format!(
+        "ready portal={} socket={}",
+        portals.join(","),
+        socket.display()
+    )
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+async fn tick(events: events::Store) {
+    let mut interval = tokio::time::interval(limits::EVENT_TICK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        events.tick();
+    }
+}
+
+/// Signals that end the service. SIGHUP does nothing: settings come through the socket.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Problem> {
+        let catch = |kind| signal(kind).map_err(|error| trouble::internal(&error));
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+            hangup: catch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_scripts_wait_for() {
+        let portals = [
+            "127.0.0.1:3260".parse().unwrap(),
+            "[::1]:3260".parse().unwrap(),
+        ];
+        assert_eq!(
+            ready_line(&portals, Path::new("/d/api.sock")),
+            "ready portal=127.0.0.1:3260,[::1]:3260 socket=/d/api.sock"
+        );
+    }
+}

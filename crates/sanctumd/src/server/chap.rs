@@ -1,0 +1,260 @@
+//! `/chap`
+
+use api::config::{Authentication, ChapAccount};
+use api::request::{NewAccount, NewSecret};
+use api::view::{AccountView, Applied, SecretStored};
+use api::{Code, Problem, Secret};
+use axum::Json;
+use axum::extract::State;
+use secrecy::SecretString;
+use settings::Document;
+
+use super::Answer;
+use super::extract::{Body, Names};
+use crate::admin::{Admin, By};
+
+pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<AccountView>> {
+    let document = &admin.current()?.document;
+    let views = document.iscsi.accounts.iter().map(|account| AccountView {
+        user: account.user.clone(),
+        secret: account.secret.clone(),
+        secret_stored: admin.has_secret(&account.secret),
+        used_by: used_by(document, &account.user),
+    });
+    Ok(Json(views.collect()))
+}
+
+/// The secret is kept first: an account whose secret is missing is never in force. When the change
+/// fails, the secret goes again.
+pub(super) async fn add(
+    State(admin): State<Admin>,
+    by: By,
+    Body(NewAccount { user, secret }): Body<NewAccount>,
+) -> Answer<SecretStored> {
+    let document = &admin.current()?.document;
+    if document
+        .iscsi
+        .accounts
+        .iter()
+        .any(|account| account.user == user)
+    {
+        return Err(exists(&user).into());
+    }
+    let name = free_name(document, &user, |name| admin.has_secret(name));
+    let generated = secret.is_none();
+    let advice = admin
+        .keep_secret(name.clone(), secret.as_ref().map(handed_in))
+        .await?;
+    let account = ChapAccount {
+        user: user.clone(),
+        secret: name.clone(),
+    };
+    let changed = admin.edit(by, format!("add CHAP account {user}"), |document| {
+        if document
+            .iscsi
+            .accounts
+            .iter()
+            .any(|other| other.user == account.user)
+        {
+            return Err(exists(&account.user));
+        }
+        document.iscsi.accounts.push(account);
+        Ok(())
+    });
+    match changed.await {
+        Ok(changed) => Ok(Json(SecretStored {
+            secret: name,
+            file: admin.secrets_path(),
+            generated,
+            advice,
+            generation: changed.generation,
+        })),
+        Err(problem) => {
+            if let Err(problem) = admin.forget_secret(name).await {
+                tracing::warn!(problem = %problem, "a secret without an account stays");
+            }
+            Err(problem.into())
+        }
+    }
+}
+
+pub(super) async fn set_secret(
+    State(admin): State<Admin>,
+    Names(user): Names<String>,
+    by: By,
+    Body(NewSecret { secret }): Body<NewSecret>,
+) -> Answer<SecretStored> {
+    let generated = secret.is_none();
+    let stored = admin.alone(move |admin| async move {
+        let current = admin.current()?;
+        let name = find(&current.document, &user)?.secret.clone();
+        let before = admin.secret(&name);
+        let advice = admin
+            .keep_secret(name.clone(), secret.as_ref().map(handed_in))
+            .await?;
+        if let Err(problem) = admin.apply_secrets().await {
+            match before {
+                Some(before) => drop(admin.keep_secret(name, Some(before)).await?),
+                None => admin.forget_secret(name).await?,
+            }
+            return Err(problem);
+        }
+        admin.tell_done(&by, "chap-secret-changed", &user, "set a new CHAP secret");
+        Ok(SecretStored {
+            secret: name,
+            file: admin.secrets_path(),
+            generated,
+            advice,
+            generation: current.generation.number,
+        })
+    });
+    Ok(Json(stored.await?))
+}
+
+pub(super) async fn remove(
+    State(admin): State<Admin>,
+    Names(user): Names<String>,
+    by: By,
+) -> Answer<Applied> {
+    let what = format!("remove CHAP account {user}");
+    let changed = admin.edit(by, what, move |document| {
+        let secret = find(document, &user)?.secret.clone();
+        let users = used_by(document, &user);
+        if let Some(first) = users.first() {
+            return Err(Problem::new(
+                Code::InUse,
+                format!("account {user} cannot be removed: {first} uses it"),
+            )
+            .next("take it out there first: sanctum target update --chap, or sanctum access"));
+        }
+        document
+            .iscsi
+            .accounts
+            .retain(|account| account.user != user);
+        let shared = document
+            .iscsi
+            .accounts
+            .iter()
+            .any(|account| account.secret == secret);
+        Ok((!shared).then_some(secret))
+    });
+    let changed = changed.await?;
+    if let Some(secret) = changed.value.clone() {
+        admin.forget_secret(secret).await?;
+    }
+    Ok(Json(changed.applied()))
+}
+
+fn handed_in(secret: &Secret) -> SecretString {
+    SecretString::from(secret.expose())
+}
+
+fn exists(user: &str) -> Problem {
+    Problem::new(
+        Code::AlreadyExists,
+        format!("account {user} exists already"),
+    )
+    .next(format!(
+        "give it a new secret: sanctum chap set-secret {user}"
+    ))
+}
+
+fn find<'a>(document: &'a Document, user: &str) -> Result<&'a ChapAccount, Problem> {
+    document
+        .iscsi
+        .accounts
+        .iter()
+        .find(|account| account.user == user)
+        .ok_or_else(|| {
+            Problem::new(Code::NotFound, format!("there is no CHAP account {user}"))
+                .next("list what there is: sanctum chap list")
+        })
+}
+
+/// Where an account is named.
+fn used_by(document: &Document, user: &str) -> Vec<String> {
+    let names = |proof: &Authentication| {
+        proof.accounts.iter().any(|name| name == user) || proof.mutual.as_deref() == Some(user)
+    };
+    let mut places = Vec::new();
+    if document.iscsi.discovery.as_ref().is_some_and(names) {
+        places.push("discovery".to_owned());
+    }
+    for target in &document.iscsi.targets {
+        if names(&target.authentication) {
+            places.push(format!("target {}", target.name));
+        }
+        for (n, rule) in target.access.iter().enumerate() {
+            if rule.authentication.as_ref().is_some_and(names) {
+                places.push(format!("access rule {} of target {}", n + 1, target.name));
+            }
+        }
+    }
+    places
+}
+
+/// A name for an account's secret: the user where that can be one, with a number where it is taken.
+fn free_name(document: &Document, user: &str, stored: impl Fn(&str) -> bool) -> String {
+    const LONGEST: usize = settings::limits::SECRET_NAME_BYTES - 8;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:@".contains(c);
+    let base: String = user
+        .chars()
+        .take(LONGEST)
+        .map(|c| if fits(c) { c } else { '_' })
+        .collect();
+    let taken = |name: &str| {
+        stored(name)
+            || document
+                .iscsi
+                .accounts
+                .iter()
+                .any(|account| account.secret == name)
+    };
+    let numbered = (2..=settings::limits::SECRETS + 1).map(|n| format!("{base}-{n}"));
+    std::iter::once(base.clone())
+        .chain(numbered)
+        .find(|name| !taken(name))
+        .unwrap_or(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_named_after_its_user() {
+        let mut document = Document::default();
+        assert_eq!(
+            free_name(&document, "iqn.2026-11.a:b", |_| false),
+            "iqn.2026-11.a:b"
+        );
+        assert_eq!(free_name(&document, "a b/ä", |_| false), "a_b__");
+        assert_eq!(free_name(&document, "x", |name| name == "x"), "x-2");
+        document.iscsi.accounts.push(ChapAccount {
+            user: "y".to_owned(),
+            secret: "x-2".to_owned(),
+        });
+        assert_eq!(free_name(&document, "x", |name| name == "x"), "x-3");
+        assert!(
+            free_name(&document, &"u".repeat(255), |_| false).len()
+                <= settings::limits::SECRET_NAME_BYTES
+        );
+    }
+
+    #[test]
+    fn used_in_every_place() {
+        let document = settings::parse(
+            b"version = 1\n[iscsi.discovery]\naccounts = [\"u\"]\n[[iscsi.target]]\nname = \"iqn.2026-11.a:b\"\nauthentication = { mutual = \"u\" }\n[[iscsi.target.access]]\naction = \"allow\"\nauthentication = { accounts = [\"u\"] }\n",
+        )
+        .unwrap();
+        assert_eq!(
+            used_by(&document, "u"),
+            [
+                "discovery",
+                "target iqn.2026-11.a:b",
+                "access rule 1 of target iqn.2026-11.a:b"
+            ]
+        );
+        assert!(used_by(&document, "v").is_empty());
+    }
+}

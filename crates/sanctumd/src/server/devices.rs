@@ -1,0 +1,410 @@
+//! `/devices`
+
+use std::path::{Path, PathBuf};
+
+use api::config::{Backing, Device, Provisioning};
+use api::request::{DeviceChange, DeviceRemoval, NewDevice};
+use api::view::{Applied, DeviceView, LunPlace, Task};
+use api::{Code, Problem};
+use axum::Json;
+use axum::extract::State;
+use settings::Document;
+use target::ServiceError;
+use target::info::DeviceInfo;
+
+use super::Answer;
+use super::extract::{Body, Names, Params};
+use crate::admin::{Admin, By, blocking, file_size};
+use crate::tasks::Running;
+use crate::trouble;
+
+pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<DeviceView>> {
+    let document = &admin.current()?.document;
+    let live = admin.service().devices();
+    let views = document
+        .iscsi
+        .devices
+        .iter()
+        .map(|device| view(document, device, &live));
+    Ok(Json(views.collect()))
+}
+
+pub(super) async fn show(
+    State(admin): State<Admin>,
+    Names(name): Names<String>,
+) -> Answer<DeviceView> {
+    let mut document = admin.current()?.document.clone();
+    let device = find(&mut document, &name)?.clone();
+    Ok(Json(view(&document, &device, &admin.service().devices())))
+}
+
+fn view(document: &Document, device: &Device, live: &[DeviceInfo]) -> DeviceView {
+    DeviceView {
+        device: device.clone(),
+        lun: place(document, &device.name),
+        live: live.iter().find(|live| live.name == device.name).cloned(),
+    }
+}
+
+/// The LUN that a device backs.
+fn place(document: &Document, device: &str) -> Option<LunPlace> {
+    document.iscsi.targets.iter().find_map(|target| {
+        let lun = target.luns.iter().find(|lun| lun.device == device)?;
+        Some(LunPlace {
+            target: target.name.clone(),
+            number: lun.number,
+        })
+    })
+}
+
+fn find<'a>(document: &'a mut Document, name: &str) -> Result<&'a mut Device, Problem> {
+    document
+        .iscsi
+        .devices
+        .iter_mut()
+        .find(|device| device.name == name)
+        .ok_or_else(|| {
+            Problem::new(Code::NotFound, format!("there is no device {name}"))
+                .next("list what there is: sanctum device list")
+        })
+}
+
+fn insert(document: &mut Document, device: Device) -> Result<(), Problem> {
+    if document
+        .iscsi
+        .devices
+        .iter()
+        .any(|other| other.name == device.name)
+    {
+        return Err(Problem::new(
+            Code::AlreadyExists,
+            format!("device {} exists already", device.name),
+        )
+        .next("choose another name"));
+    }
+    document.iscsi.devices.push(device);
+    Ok(())
+}
+
+/// What is wrong with the request is told at once; what takes long is a task.
+pub(super) async fn add(
+    State(admin): State<Admin>,
+    by: By,
+    Body(new): Body<NewDevice>,
+) -> Answer<Task> {
+    let device = completed(&admin, new.device, new.existing)?;
+    foresee(&admin, &device)?;
+    let what = format!("add device {}", device.name);
+    let image = match &device.backing {
+        Backing::Image {
+            path,
+            size,
+            provisioning,
+            ..
+        } if !new.existing => Some((path.clone(), *size, *provisioning)),
+        _ => None,
+    };
+    let total = image.as_ref().map_or(0, |(_, size, _)| *size);
+    let (running, task) = admin.tasks().begin(what.clone(), total)?;
+    tokio::spawn(async move {
+        let running = match image {
+            Some(image) => match make(running, image).await {
+                Some(running) => running,
+                None => return,
+            },
+            None => running,
+        };
+        let made = (!new.existing).then(|| device.backing.clone());
+        let changed = admin
+            .edit(by, what, |document| insert(document, device))
+            .await;
+        if changed.is_err()
+            && let Some(Backing::Image { path, .. }) = made
+        {
+            remove_made(&path);
+        }
+        running.end(changed.map(|changed| changed.generation));
+    });
+    Ok(Json(task))
+}
+
+/// Makes an image; `None` when that ended the task.
+async fn make(running: Running, image: (PathBuf, u64, Provisioning)) -> Option<Running> {
+    let work = move || {
+        let (path, size, provisioning) = image;
+        let made = disk::create_image(&path, size, provisioning, &mut |done, total| {
+            running.progress(done, total)
+        });
+        // Thin images are made at once and ask nobody: a cancellation that came meanwhile counts, too.
+        let made = match made {
+            Ok(()) if running.is_cancelled() => {
+                remove_made(&path);
+                Err(disk::DeviceError::Cancelled { path })
+            }
+            made => made,
+        };
+        (running, made)
+    };
+    // When the work panics, `running` is dropped there, which ends the task as failed.
+    let (running, made) = blocking(work).await.ok()?;
+    match made {
+        Ok(()) => Some(running),
+        Err(error) => {
+            running.end(Err(trouble::device(&error)));
+            None
+        }
+    }
+}
+
+fn remove_made(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "an image that is not used stays");
+    }
+}
+
+/// Fills in what the request leaves to the service.
+fn completed(admin: &Admin, mut device: Device, existing: bool) -> Result<Device, Problem> {
+    if let Backing::Image { path, size, .. } = &mut device.backing {
+        if path.as_os_str().is_empty() {
+            // The name becomes a file name, so it is looked at before the settings' own check.
+            if device.name.is_empty() || device.name.contains('/') || device.name.starts_with('.') {
+                return Err(Problem::new(
+                    Code::InvalidRequest,
+                    format!("`{}` is no name for a device", device.name),
+                )
+                .next("at most 64 bytes, without `/` and not starting with `.`"));
+            }
+            *path = admin
+                .data_dir()
+                .images()?
+                .join(format!("{}.img", device.name));
+        }
+        if existing {
+            let have = file_size(path)?;
+            if *size == 0 {
+                *size = have;
+            }
+        }
+    }
+    Ok(device)
+}
+
+/// Finds what would make the change fail, before anything is made for it.
+fn foresee(admin: &Admin, device: &Device) -> Result<(), Problem> {
+    let mut document = admin.current()?.document.clone();
+    insert(&mut document, device.clone())?;
+    admin
+        .check(&document)
+        .map_err(|error| trouble::settings_refused(&[error.to_string()]))
+}
+
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    Names(name): Names<String>,
+    by: By,
+    Body(to): Body<DeviceChange>,
+) -> Answer<Applied> {
+    let what = format!("change device {name}");
+    let changed = admin.edit(by, what, move |document| merge(find(document, &name)?, to));
+    Ok(Json(changed.await?.applied()))
+}
+
+fn merge(device: &mut Device, to: DeviceChange) -> Result<(), Problem> {
+    if let Some(wanted) = to.size {
+        let name = &device.name;
+        let size = match &mut device.backing {
+            Backing::Image { size, .. } | Backing::Ram { size, .. } => size,
+            Backing::Block { .. } | Backing::Iso { .. } => {
+                return Err(Problem::new(Code::Refused, format!("device {name} takes its size from what it is made of"))
+                    .next("enlarge the disk or volume; the service takes the new size when the device is loaded again"));
+            }
+        };
+        if wanted < *size {
+            return Err(Problem::new(
+                Code::Refused,
+                format!("device {name} has {size} bytes and cannot shrink to {wanted}"),
+            )
+            .next("make a smaller device and copy what is needed"));
+        }
+        *size = wanted;
+    }
+    device.cache = to.cache.unwrap_or(device.cache);
+    device.asynchronous = to.asynchronous.unwrap_or(device.asynchronous);
+    device.queue_depth = to.queue_depth.unwrap_or(device.queue_depth);
+    device.removable = to.removable.unwrap_or(device.removable);
+    Ok(())
+}
+
+pub(super) async fn remove(
+    State(admin): State<Admin>,
+    Names(name): Names<String>,
+    by: By,
+    Params(DeviceRemoval { delete_file }): Params<DeviceRemoval>,
+) -> Answer<Applied> {
+    let what = format!(
+        "remove device {name}{}",
+        if delete_file { " and its file" } else { "" }
+    );
+    let changed = admin.edit(by, what, move |document| {
+        let backing = find(document, &name)?.backing.clone();
+        if let Some(lun) = place(document, &name) {
+            return Err(Problem::new(
+                Code::InUse,
+                format!(
+                    "device {name} cannot be removed: LUN {} of {} uses it",
+                    lun.number, lun.target
+                ),
+            )
+            .next(format!(
+                "remove the LUN first: sanctum lun remove {} {}",
+                lun.target, lun.number
+            )));
+        }
+        document.iscsi.devices.retain(|device| device.name != name);
+        match backing {
+            Backing::Image { path, .. } if delete_file => Ok(Some(path)),
+            _ if delete_file => Err(Problem::new(
+                Code::InvalidRequest,
+                format!(
+                    "device {name} is no image; only image files can be deleted with their device"
+                ),
+            )
+            .next("remove the device without --delete-file")),
+            _ => Ok(None),
+        }
+    });
+    let changed = changed.await?;
+    if let Some(path) = changed.value.clone() {
+        blocking(move || delete(&path)).await??;
+    }
+    Ok(Json(changed.applied()))
+}
+
+/// Removes an image and what lies beside it. The settings do not name it any more by now.
+fn delete(path: &Path) -> Result<(), Problem> {
+    let mut beside = path.to_owned().into_os_string();
+    beside.push(".sanctum");
+    for path in [path, Path::new(&beside)] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Problem::new(
+                    Code::Internal,
+                    format!(
+                        "the device is removed, but its file {} is not",
+                        path.display()
+                    ),
+                )
+                .detail(error.to_string())
+                .next("remove the file by hand"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn load(
+    State(admin): State<Admin>,
+    Names(name): Names<String>,
+    by: By,
+) -> Answer<()> {
+    let done = {
+        let name = name.clone();
+        admin.alone(move |admin| async move { done(Box::pin(admin.service().load_device(&name)).await) }).await
+    };
+    done?;
+    admin.tell_done(
+        &by,
+        "device-loaded",
+        &name,
+        &format!("loaded device {name}"),
+    );
+    Ok(Json(()))
+}
+
+pub(super) async fn eject(
+    State(admin): State<Admin>,
+    Names(name): Names<String>,
+    by: By,
+) -> Answer<()> {
+    done(Box::pin(admin.service().eject_device(&name)).await)?;
+    admin.tell_done(
+        &by,
+        "device-ejected",
+        &name,
+        &format!("ejected device {name}"),
+    );
+    Ok(Json(()))
+}
+
+pub(super) async fn clear_reservations(
+    State(admin): State<Admin>,
+    Names(name): Names<String>,
+    by: By,
+) -> Answer<()> {
+    done(Box::pin(admin.service().clear_reservations(&name)).await)?;
+    admin.tell_done(
+        &by,
+        "reservations-cleared",
+        &name,
+        &format!("cleared the reservations of device {name}"),
+    );
+    Ok(Json(()))
+}
+
+fn done(result: Result<(), ServiceError>) -> Result<(), Problem> {
+    result.map_err(|error| trouble::service(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::config::CacheMode;
+
+    use super::*;
+
+    fn image() -> Device {
+        serde_json::from_str(r#"{"name":"d","kind":"image","path":"/d.img","size":1048576}"#)
+            .unwrap()
+    }
+
+    #[test]
+    fn grows_and_never_shrinks() {
+        let mut device = image();
+        let size = |size| DeviceChange {
+            size: Some(size),
+            ..DeviceChange::default()
+        };
+        merge(&mut device, size(2 << 20)).unwrap();
+        assert!(matches!(device.backing, Backing::Image { size, .. } if size == 2 << 20));
+        assert_eq!(
+            merge(&mut device, size(1 << 20)).unwrap_err().code,
+            Code::Refused
+        );
+        device.backing = Backing::Iso { path: "/x".into() };
+        assert_eq!(merge(&mut device, size(1)).unwrap_err().code, Code::Refused);
+    }
+
+    #[test]
+    fn what_is_not_given_stays() {
+        let mut device = image();
+        merge(&mut device, DeviceChange::default()).unwrap();
+        assert_eq!(device, image());
+        let to = DeviceChange {
+            cache: Some(CacheMode::WriteBack),
+            ..DeviceChange::default()
+        };
+        merge(&mut device, to).unwrap();
+        assert_eq!(device.cache, CacheMode::WriteBack);
+        assert_eq!(device.queue_depth, image().queue_depth);
+    }
+
+    #[test]
+    fn names_are_taken_once() {
+        let mut document = Document::default();
+        insert(&mut document, image()).unwrap();
+        assert_eq!(
+            insert(&mut document, image()).unwrap_err().code,
+            Code::AlreadyExists
+        );
+    }
+}

@@ -1,0 +1,37 @@
+//! `/tasks`
+
+use api::request::TaskQuery;
+use api::view::Task;
+use axum::Json;
+use axum::extract::State;
+
+use super::Answer;
+use super::extract::{Names, Params};
+use crate::admin::{Admin, By};
+
+pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<Task>> {
+    Ok(Json(admin.tasks().list()))
+}
+
+pub(super) async fn show(
+    State(admin): State<Admin>,
+    Names(id): Names<u64>,
+    Params(query): Params<TaskQuery>,
+) -> Answer<Task> {
+    Ok(Json(admin.tasks().wait(id, query.after).await?))
+}
+
+pub(super) async fn cancel(
+    State(admin): State<Admin>,
+    Names(id): Names<u64>,
+    by: By,
+) -> Answer<Task> {
+    let task = admin.tasks().cancel(id)?;
+    admin.tell_done(
+        &by,
+        "task-cancelled",
+        &format!("task {id}"),
+        &format!("cancelled: {}", task.what),
+    );
+    Ok(Json(task))
+}
