@@ -5,7 +5,6 @@ mod vpd;
 use crate::attention::NexusState;
 use crate::command::Response;
 use crate::job::Job;
-use crate::nexus::Nexus;
 use crate::opcodes::{Begun, Start};
 use crate::unit::{Identity, Kind, Unit};
 use crate::wire::{self, Cdb, Writer};
@@ -100,9 +99,4 @@ pub(crate) fn absent(cdb: &Cdb) -> Response {
 /// The target port's SCSI name string.
 fn port_name(identity: &Identity, port: u16) -> String {
     format!("{},t,0x{port:04x}", identity.target)
-}
-
-/// The target port a nexus comes through, as identifiers need it.
-fn port_of(nexus: &Nexus) -> u16 {
-    nexus.port
 }

@@ -6,6 +6,9 @@
 //! - PREEMPT that only removes registrations ignores SCOPE and TYPE, and removes the preemptor's own
 //!   registration too when it has the key named. (Some targets check TYPE, some spare the preemptor.)
 //! - PREEMPT of one's own reservation keeps one's own registration and takes the new type.
+//! - PREEMPT AND ABORT names the nexuses whose tasks end, never the sender: its own tasks go on, also
+//!   when it preempts itself. They are told REGISTRATIONS PREEMPTED, which says more than COMMANDS
+//!   CLEARED BY ANOTHER INITIATOR.
 //! - RELEASE by a registered nexus that does not hold is done, without effect.
 //! - PRGENERATION survives a restart of the service together with an APTPL reservation: a restart is
 //!   not a power cycle of the unit to those who watch the counter, and it must never go back.

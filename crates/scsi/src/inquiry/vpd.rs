@@ -1,6 +1,6 @@
 //! Vital product data pages.
 
-use super::{peripheral, port_name, port_of};
+use super::{peripheral, port_name};
 use crate::nexus::Nexus;
 use crate::unit::{Kind, Unit};
 use crate::wire::{self, Writer};
@@ -92,7 +92,7 @@ fn name(out: &mut Writer, association: u8, value: &str) {
 /// 83h: the unit by NAA, by vendor and serial, by name; the port the question came through; the target.
 fn identification(out: &mut Writer, unit: &Unit, nexus: &Nexus) {
     let identity = &unit.identity;
-    let port = port_of(nexus);
+    let port = nexus.port;
     designator(out, BINARY, LOGICAL_UNIT | 3, &identity.naa);
     let mut vendor = Writer::new();
     vendor

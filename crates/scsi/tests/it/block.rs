@@ -256,7 +256,7 @@ fn orwrite_ors() {
 #[test]
 fn write_same_repeats_one_block() {
     let mut host = Host::disk(5000);
-    let pattern: Vec<u8> = (0..512).map(|i| i as u8).collect();
+    let pattern: Vec<u8> = (0..512u32).map(|i| i as u8).collect();
     host.out(&a(), &ten(0x41, 0, 10, 4000), &pattern).good();
     assert_eq!(host.bytes[10 * 512..4010 * 512], pattern.repeat(4000));
     assert_eq!(host.log.len(), 2, "two chunks");

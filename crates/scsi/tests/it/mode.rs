@@ -82,10 +82,10 @@ fn pages_there_are_and_are_not() {
     let mut host = Host::disk(1000);
     for page in 0..0x40u8 {
         for subpage in [0, 1, 2, 0xff] {
-            let known = match (page, subpage) {
-                (0x01 | 0x08 | 0x0a | 0x1c | 0x3f, 0 | 0xff) | (0x0a, 1) => true,
-                _ => false,
-            };
+            let known = matches!(
+                (page, subpage),
+                (0x01 | 0x08 | 0x0a | 0x1c | 0x3f, 0 | 0xff) | (0x0a, 1)
+            );
             let outcome = host.send(&a(), &sense6(page, subpage, 255));
             assert_eq!(
                 outcome.response.is_good(),
