@@ -14,7 +14,6 @@ use scsi::change::{Applied, Selector};
 use scsi::{Attention, Medium};
 use tokio::sync::oneshot;
 
-use crate::access::Origin;
 use crate::config::{Backing, Config, Device, Portal};
 use crate::control::Overdue;
 use crate::devices::{self, Exposure};
@@ -361,18 +360,7 @@ impl Service {
 
     /// A session sees its new LUN map, or ends where it has no right to be any more.
     async fn follow(&self, exports: &Exports, session: &Arc<SessionShared>) -> Result<(), Overdue> {
-        let origin = Origin {
-            initiator: &session.nexus.initiator,
-            peer: session.peer,
-            portal: &session.portal.name,
-        };
-        let same_portal = exports
-            .portals
-            .get(&session.portal.name)
-            .is_some_and(|portal| Arc::ptr_eq(portal, &session.portal));
-        let luns = exports
-            .luns_of(&session.target, origin)
-            .filter(|_| same_portal);
+        let luns = exports.luns_of_session(session);
         let Some(shard) = self.inner.control.shards.get(session.shard) else {
             return Ok(());
         };

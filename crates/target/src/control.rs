@@ -18,11 +18,11 @@ use crate::access::{Origin, permission};
 use crate::exports::Exports;
 use crate::limits;
 use crate::message::{
-    Abort, Admission, ConnectionId, ControlRequest, Login, Refusal, Reply, ResetKind, SeenUnit,
-    ShardHandle, ShardMessage, UnitWork,
+    Abort, ConnectionId, ControlRequest, Login, Refusal, Reply, ResetKind, SeenUnit, ShardHandle,
+    ShardMessage, UnitWork,
 };
 use crate::notice::Notice;
-use crate::registry::{Obstacle, Registry};
+use crate::registry::{Obstacle, Registry, SessionShared};
 use crate::unit::{Durable, LogicalUnit};
 
 /// What shards and the control plane share.
@@ -330,13 +330,13 @@ impl Control {
         .await;
     }
 
-    async fn admission(&self, shard: usize, login: &Login) -> Result<Admission, Refusal> {
+    async fn admission(&self, shard: usize, login: &Login) -> Result<Arc<SessionShared>, Refusal> {
         let nexus = Nexus::new(login.initiator.as_str(), login.isid, login.portal.group);
         let until = tokio::time::Instant::now() + limits::DRAIN_TIME_MAX;
         loop {
             let exports = self.shared.exports.load_full();
             let target = exports.target(&login.target).ok_or(Refusal::NotFound)?;
-            let luns = exports.luns_for(login).ok_or(Refusal::Forbidden)?;
+            exports.luns_for(login).ok_or(Refusal::Forbidden)?;
             let now = (self.shared.clock)();
             let exclusive = !target.allow_multiple;
             match self
@@ -344,10 +344,9 @@ impl Control {
                 .registry
                 .admit(login, &nexus, shard, exclusive, now)
             {
-                Ok(session) => {
-                    session.set_luns(luns.iter().map(|lun| lun.number).collect());
-                    return Ok(Admission { session, luns });
-                }
+                // Its LUNs are looked up by the shard, in the turn that opens it: only so can no
+                // change of the configuration slip in between.
+                Ok(session) => return Ok(session),
                 Err(Obstacle::Refused(refusal)) => return Err(refusal),
                 Err(Obstacle::Old(old, ended)) => {
                     let reason = "the initiator logged in again with the same ISID";
@@ -387,9 +386,9 @@ impl Control {
         if unit.is_stuck() {
             return;
         }
-        unit.set_stuck(true);
         unit.set_trouble(Some("commands on the disk do not end".to_owned()));
         let mut next = scsi::Unit::clone(&unit.published());
+        unit.set_stuck(Some(next.medium));
         next.medium = scsi::Medium::Stuck;
         unit.publish(next);
         self.shared.tell(Notice::DeviceStuck {
@@ -404,13 +403,15 @@ impl Control {
 
     async fn recovered(&self, unit: &Arc<LogicalUnit>) {
         let _durable = unit.durable.lock().await;
-        if !unit.is_stuck() || unit.zombies() > 0 {
+        if unit.zombies() > 0 {
             return;
         }
-        unit.set_stuck(false);
+        let Some(medium) = unit.set_stuck(None) else {
+            return;
+        };
         unit.set_trouble(None);
         let mut next = scsi::Unit::clone(&unit.published());
-        next.medium = scsi::Medium::Present;
+        next.medium = medium;
         unit.publish(next);
         self.shared.tell(Notice::DeviceReady {
             device: unit.name.clone(),
@@ -446,7 +447,21 @@ impl Exports {
         self.luns_of(&login.target, origin)
     }
 
-    pub(crate) fn luns_of(&self, target: &str, origin: Origin<'_>) -> Option<Vec<SeenUnit>> {
+    /// The LUNs that a session may use now; none when it has no right to be there any more.
+    pub(crate) fn luns_of_session(&self, session: &SessionShared) -> Option<Vec<SeenUnit>> {
+        let portal = self.portals.get(&session.portal.name)?;
+        if !Arc::ptr_eq(portal, &session.portal) {
+            return None;
+        }
+        let origin = Origin {
+            initiator: &session.nexus.initiator,
+            peer: session.peer,
+            portal: &session.portal.name,
+        };
+        self.luns_of(&session.target, origin)
+    }
+
+    fn luns_of(&self, target: &str, origin: Origin<'_>) -> Option<Vec<SeenUnit>> {
         let target = self.target(target)?;
         let allowed = permission(target, origin)?;
         let seen = allowed.luns(target).into_iter().filter_map(|lun| {

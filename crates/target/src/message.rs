@@ -54,7 +54,7 @@ pub(crate) enum ShardMessage {
     /// Answer to [`ControlRequest::Admit`].
     Admitted {
         connection: ConnectionId,
-        outcome: Result<Admission, Refusal>,
+        outcome: Result<Arc<SessionShared>, Refusal>,
     },
     /// Answer to [`ControlRequest::Change`] and [`ControlRequest::Record`].
     Changed {
@@ -115,13 +115,6 @@ pub(crate) enum Abort {
     Nexuses(Vec<Nexus>),
     /// All of the unit (CLEAR TASK SET, resets, the unit goes away).
     All,
-}
-
-/// A login was admitted.
-#[derive(Debug)]
-pub(crate) struct Admission {
-    pub(crate) session: Arc<SessionShared>,
-    pub(crate) luns: Vec<SeenUnit>,
 }
 
 /// Why a login is not admitted.

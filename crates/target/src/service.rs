@@ -421,6 +421,7 @@ fn start_shards(options: &Options) -> Result<Vec<shard::Started>, ServiceError> 
             let ring = ring::Options {
                 driver: options.driver,
                 spin: options.spin,
+                entries: ring::limits::ENTRIES_MAX,
                 ..ring::Options::default()
             };
             shard::start(shard::Setup {

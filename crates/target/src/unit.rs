@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::{Beside, BesideStore, Disk};
 use parking_lot::Mutex;
-use scsi::{Nexus, Unit};
+use scsi::{Medium, Nexus, Unit};
 
 use crate::gate::Gate;
 use crate::info::DeviceCounters;
@@ -46,6 +46,8 @@ pub(crate) struct LogicalUnit {
     /// Aborted commands whose I/O has not ended.
     zombies: AtomicUsize,
     stuck: AtomicBool,
+    /// The medium's state before the unit was declared stuck.
+    medium_before: Mutex<Option<Medium>>,
     pub(crate) counters: Counters,
 }
 
@@ -109,6 +111,7 @@ impl LogicalUnit {
             trouble: Mutex::new(None),
             zombies: AtomicUsize::new(0),
             stuck: AtomicBool::new(false),
+            medium_before: Mutex::new(None),
             counters: Counters::default(),
         }
     }
@@ -185,8 +188,11 @@ impl LogicalUnit {
         self.zombies.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_stuck(&self, stuck: bool) {
-        self.stuck.store(stuck, Ordering::Release);
+    /// Declares the unit stuck, remembering the state of its medium, or takes that back. Returns
+    /// what was remembered. Only under the unit's lock.
+    pub(crate) fn set_stuck(&self, medium: Option<Medium>) -> Option<Medium> {
+        self.stuck.store(medium.is_some(), Ordering::Release);
+        std::mem::replace(&mut self.medium_before.lock(), medium)
     }
 
     pub(crate) fn is_stuck(&self) -> bool {

@@ -59,7 +59,7 @@ pub(super) struct Running {
     pub(super) id: TaskId,
     task: Task,
     pub(super) phase: Phase,
-    /// Bytes the initiator sends.
+    /// Bytes of data-out that the task wants.
     data_out_len: u32,
     data_out: Option<Buffer>,
     last_read: Option<SharedBuffer>,
@@ -138,7 +138,7 @@ impl Shard {
             id: command.task,
             task,
             phase: Phase::Stepping,
-            data_out_len: command.write_len,
+            data_out_len: 0,
             data_out: None,
             last_read: None,
             pass: None,
@@ -154,16 +154,16 @@ impl Shard {
 
     fn step(&mut self, index: usize, step: Step) {
         match step {
-            Step::Receive { .. } => self.start_receiving(index),
+            Step::Receive { len } => self.start_receiving(index, len),
             Step::Disk(op) => self.admit(index, op),
             Step::Change(change) => self.start_change(index, change),
             Step::Done(response) => self.finish(index, &response),
         }
     }
 
-    fn start_receiving(&mut self, index: usize) {
+    fn start_receiving(&mut self, index: usize, len: u32) {
         let running = &mut self.running[index];
-        let len = running.data_out_len;
+        running.data_out_len = len;
         if len == 0 {
             return self.resume(index, |task, unit, nexus| {
                 task.resume(Resume::DataOut(&[]), unit, nexus)
@@ -179,7 +179,7 @@ impl Shard {
         running.phase = Phase::Receiving;
         let (connection, id) = (running.connection, running.id);
         let connection = &mut self.connections[connection];
-        connection.engine.solicit(id, &mut connection.out);
+        connection.engine.solicit_len(id, len, &mut connection.out);
     }
 
     /// A piece of data-out; pieces of commands that ended already are nobody's.

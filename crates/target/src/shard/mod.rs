@@ -18,7 +18,7 @@ mod command;
 mod connection;
 mod session;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -79,6 +79,8 @@ pub(crate) struct Shard {
     logins: usize,
     sessions: Slab<Session>,
     by_tsih: HashMap<u16, usize>,
+    /// Sessions to be refused when they come to be opened: their end was asked for before.
+    doomed: HashSet<u16>,
     running: Slab<Running>,
     waits: Slab<Wait>,
     /// Connections with something to send.
@@ -178,6 +180,7 @@ impl Shard {
             logins: 0,
             sessions: Slab::new(),
             by_tsih: HashMap::new(),
+            doomed: HashSet::new(),
             running: Slab::new(),
             waits: Slab::new(),
             dirty: Vec::new(),
@@ -265,11 +268,7 @@ impl Shard {
             } => {
                 self.reset_done(connection, tag, complete);
             }
-            ShardMessage::End { tsih, reason } => {
-                if let Some(session) = self.by_tsih.get(&tsih) {
-                    self.end_session(*session, reason);
-                }
-            }
+            ShardMessage::End { tsih, reason } => self.end_by_handle(tsih, reason),
             ShardMessage::Remap { tsih, luns, done } => self.remap(tsih, luns, done),
             ShardMessage::Stop => self.stop(),
         }

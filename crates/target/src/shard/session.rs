@@ -19,7 +19,7 @@ use crate::access::{self, Origin};
 use crate::config::{self, ChapAlgorithm};
 use crate::exports::Exports;
 use crate::limits;
-use crate::message::{Admission, ConnectionId, ControlRequest, Login, Refusal, SeenUnit};
+use crate::message::{ConnectionId, ControlRequest, Login, Refusal, SeenUnit};
 use crate::notice::Notice;
 use crate::registry::SessionShared;
 use crate::unit::LogicalUnit;
@@ -62,16 +62,16 @@ pub(super) fn engine_config() -> Arc<Config> {
 }
 
 impl Session {
-    fn new(connection: ConnectionId, admission: Admission) -> Self {
+    fn new(connection: ConnectionId, shared: Arc<SessionShared>, luns: Vec<SeenUnit>) -> Self {
         let mut session = Self {
-            shared: admission.session,
+            shared,
             luns: Vec::new(),
             numbers: Vec::new(),
             connection,
             tasks: HashMap::new(),
             ending: None,
         };
-        session.map(admission.luns);
+        session.map(luns);
         session
     }
 
@@ -294,15 +294,22 @@ impl Shard {
     }
 
     /// The control plane has decided about a login.
-    pub(super) fn admitted(&mut self, id: ConnectionId, outcome: Result<Admission, Refusal>) {
+    pub(super) fn admitted(
+        &mut self,
+        id: ConnectionId,
+        outcome: Result<Arc<SessionShared>, Refusal>,
+    ) {
         let alive = self
             .connection(id)
             .filter(|(_, connection)| !connection.is_dead());
         let index = alive.map(|(index, _)| index);
         match (index, outcome) {
-            (Some(index), Ok(admission)) => self.open_session(index, id, admission),
+            (Some(index), Ok(session)) => self.open_session(index, id, &session),
             (Some(index), Err(refusal)) => self.refuse(index, refusal),
-            (None, Ok(admission)) => self.links.shared.registry.remove(admission.session.tsih),
+            (None, Ok(session)) => {
+                self.doomed.remove(&session.tsih);
+                self.links.shared.registry.remove(session.tsih);
+            }
             (None, Err(_)) => {}
         }
         if let Some(index) = index {
@@ -310,9 +317,16 @@ impl Shard {
         }
     }
 
-    fn open_session(&mut self, index: usize, id: ConnectionId, admission: Admission) {
-        let session = Session::new(id, admission);
-        let shared = Arc::clone(&session.shared);
+    fn open_session(&mut self, index: usize, id: ConnectionId, shared: &Arc<SessionShared>) {
+        let exports = self.links.shared.exports.load_full();
+        let luns = exports.luns_of_session(shared);
+        let doomed = self.doomed.remove(&shared.tsih);
+        let Some(luns) = luns.filter(|_| !doomed) else {
+            self.links.shared.registry.remove(shared.tsih);
+            return self.refuse(index, Refusal::Forbidden);
+        };
+        let session = Session::new(id, Arc::clone(shared), luns);
+        shared.set_luns(session.numbers.clone());
         self.links.shared.tell(Notice::SessionOpened {
             initiator: shared.nexus.initiator.to_string(),
             target: shared.target.clone(),
@@ -325,6 +339,15 @@ impl Shard {
         connection.session = Some(place);
         connection.engine.admit(shared.tsih, &mut connection.out);
         self.mark(index);
+    }
+
+    /// Ends a session by its handle; one that is admitted but not open yet never opens.
+    pub(super) fn end_by_handle(&mut self, tsih: u16, reason: &'static str) {
+        if let Some(session) = self.by_tsih.get(&tsih) {
+            self.end_session(*session, reason);
+        } else if self.links.shared.registry.find(tsih).is_some() {
+            self.doomed.insert(tsih);
+        }
     }
 
     fn send_targets(&mut self, index: usize, which: &Which) {
