@@ -74,11 +74,10 @@ fn options(flags: &Run, dir: &Path, document: &Document) -> Options {
         (Some(Ring::Auto), _) | (None, settings::Ring::Auto) => None,
     };
     Options {
-        data_dir: dir.to_owned(),
         shards: usize::from(flags.shards.unwrap_or(service.shards)),
         driver,
         spin: Duration::from_micros(service.spin_us.into()),
-        pool_bytes_per_shard: 0,
+        ..Options::new(dir)
     }
 }
 

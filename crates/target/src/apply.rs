@@ -118,8 +118,9 @@ impl Service {
         device: &Device,
     ) -> Result<Arc<LogicalUnit>, String> {
         let exposure = Exposure::of(config, &device.name);
-        let (device, data_dir) = (device.clone(), self.inner.options.data_dir.clone());
-        let unit = blocking(move || devices::open(&device, &exposure, &data_dir)).await??;
+        let (device, options) = (device.clone(), self.inner.options.clone());
+        let open = move || devices::open(&device, &exposure, &options.data_dir, &options.opener);
+        let unit = blocking(open).await??;
         let doubtful = unit.doubtful();
         if doubtful > 0 {
             self.shared().tell(Notice::WritesInDoubt {
@@ -381,7 +382,7 @@ impl Service {
                 done,
             })
             .await;
-        tokio::time::timeout(crate::limits::DRAIN_TIME_MAX, ended)
+        tokio::time::timeout(self.shared().drain_time, ended)
             .await
             .map(|_| ())
             .map_err(|_| Overdue)
@@ -468,7 +469,8 @@ impl Service {
 
     async fn reopen(&self, unit: &Arc<LogicalUnit>, device: &Device) -> Result<(), ServiceError> {
         let (backing, mode) = (device.backing.clone(), device.cache);
-        let opened = blocking(move || disk::open(&backing, mode)).await;
+        let opener = self.inner.options.opener.clone();
+        let opened = blocking(move || opener.open(&backing, mode)).await;
         let disk = opened
             .map_err(|reason| device_error(device, reason))?
             .map_err(|error| device_error(device, devices::chain(&error)))?;

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use scsi::change::Applied;
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) notices_dropped: AtomicU64,
     /// What [`Instant`] says, in one place.
     pub(crate) clock: fn() -> Instant,
+    /// How long a change waits for commands that it must outlive.
+    pub(crate) drain_time: Duration,
 }
 
 impl Shared {
@@ -41,6 +43,7 @@ impl Shared {
         exports: Exports,
         notices: mpsc::Sender<Notice>,
         clock: fn() -> Instant,
+        drain_time: Duration,
     ) -> Self {
         Self {
             exports: ArcSwap::from_pointee(exports),
@@ -48,6 +51,7 @@ impl Shared {
             notices,
             notices_dropped: AtomicU64::new(0),
             clock,
+            drain_time,
         }
     }
 
@@ -59,7 +63,7 @@ impl Shared {
     }
 }
 
-/// The commands did not end within [`limits::DRAIN_TIME_MAX`].
+/// The commands did not end within the bound.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Overdue;
 
@@ -251,7 +255,7 @@ impl Control {
                 let _ = answer.await;
             }
         };
-        tokio::time::timeout(limits::DRAIN_TIME_MAX, all)
+        tokio::time::timeout(self.shared.drain_time, all)
             .await
             .map_err(|_| Overdue)
     }
@@ -332,7 +336,7 @@ impl Control {
 
     async fn admission(&self, shard: usize, login: &Login) -> Result<Arc<SessionShared>, Refusal> {
         let nexus = Nexus::new(login.initiator.as_str(), login.isid, login.portal.group);
-        let until = tokio::time::Instant::now() + limits::DRAIN_TIME_MAX;
+        let until = tokio::time::Instant::now() + self.shared.drain_time;
         loop {
             let exports = self.shared.exports.load_full();
             let target = exports.target(&login.target).ok_or(Refusal::NotFound)?;
@@ -375,7 +379,7 @@ impl Control {
     ) -> Result<(), Overdue> {
         let ended = self.shared.registry.ended(tsih);
         self.send(shard, ShardMessage::End { tsih, reason }).await;
-        tokio::time::timeout(limits::DRAIN_TIME_MAX, ended)
+        tokio::time::timeout(self.shared.drain_time, ended)
             .await
             .map(|_| ())
             .map_err(|_| Overdue)

@@ -9,6 +9,7 @@ use scsi::{Identity, Kind, Medium, Unit};
 
 use crate::config::{Backing, Config, Device};
 use crate::info::{DeviceInfo, DeviceState, ReservationInfo};
+use crate::service::Opener;
 use crate::unit::{Durable, LogicalUnit};
 
 /// Target and portal groups that a device is reached through.
@@ -53,8 +54,11 @@ pub(crate) fn open(
     device: &Device,
     exposure: &Exposure,
     data_dir: &Path,
+    opener: &Opener,
 ) -> Result<LogicalUnit, String> {
-    let opened = disk::open(&device.backing, device.cache).map_err(|error| chain(&error));
+    let opened = opener
+        .open(&device.backing, device.cache)
+        .map_err(|error| chain(&error));
     let store =
         BesideStore::for_device(&device.backing, &device.name, data_dir).map_err(|error| {
             opened

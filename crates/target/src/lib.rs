@@ -24,4 +24,4 @@ mod unit;
 pub use check::{ConfigError, check};
 pub use notice::{Notice, Severity};
 pub use secrets::Secrets;
-pub use service::{Options, Service, ServiceError};
+pub use service::{Opener, Options, Service, ServiceError};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use disk::{Backing, CacheMode, DeviceError, Disk};
 use parking_lot::Mutex;
 use scsi::Medium;
 use tokio::sync::mpsc;
@@ -38,6 +39,60 @@ pub struct Options {
     pub spin: Duration,
     /// Buffer memory of each shard in bytes; 0 = [`limits::POOL_BYTES_PER_SHARD`].
     pub pool_bytes_per_shard: usize,
+    /// How long a change waits for commands that it must outlive; see [`limits::DRAIN_TIME_MAX`].
+    pub drain_time: Duration,
+    /// How devices are opened.
+    pub opener: Opener,
+}
+
+impl Options {
+    /// The usual ones.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            shards: 0,
+            driver: None,
+            spin: Duration::ZERO,
+            pool_bytes_per_shard: 0,
+            drain_time: limits::DRAIN_TIME_MAX,
+            opener: Opener::default(),
+        }
+    }
+}
+
+type Open = dyn Fn(&Backing, CacheMode) -> Result<Arc<dyn Disk>, DeviceError> + Send + Sync;
+
+/// Opens devices: [`disk::open`], or something around it that decorates what was opened.
+#[derive(Clone)]
+pub struct Opener(Arc<Open>);
+
+impl Opener {
+    /// Opens with a function of the caller's.
+    pub fn new(
+        open: impl Fn(&Backing, CacheMode) -> Result<Arc<dyn Disk>, DeviceError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(open))
+    }
+
+    pub(crate) fn open(
+        &self,
+        backing: &Backing,
+        mode: CacheMode,
+    ) -> Result<Arc<dyn Disk>, DeviceError> {
+        (self.0)(backing, mode)
+    }
+}
+
+impl Default for Opener {
+    fn default() -> Self {
+        Self::new(disk::open)
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opener")
+    }
 }
 
 /// What the service could not do. Nothing has changed then, unless the variant says so.
@@ -89,7 +144,7 @@ pub enum ServiceError {
         name: String,
     },
     /// Commands did not end in time; the change holds, but what it had to wait for is still running.
-    #[error("{what}: running commands did not end within {} s; look at the disk under the device", limits::DRAIN_TIME_MAX.as_secs())]
+    #[error("{what}: running commands did not end in time; look at the disk under the device")]
     Stuck {
         /// The device or session.
         what: String,
@@ -146,7 +201,12 @@ impl Service {
             .map_or(ring::DriverKind::Epoll, |shard| shard.kind);
         let shards: Arc<[_]> = started.iter().map(|shard| shard.handle.clone()).collect();
         let (control_in, control_out) = mpsc::channel(limits::CONTROL_INBOX);
-        let shared = Arc::new(Shared::new(Exports::default(), notices, clock));
+        let shared = Arc::new(Shared::new(
+            Exports::default(),
+            notices,
+            clock,
+            options.drain_time,
+        ));
         let mut threads = Vec::new();
         for shard in started {
             let links = shard::Links {
@@ -350,7 +410,7 @@ impl Service {
                 }
             }
         });
-        if tokio::time::timeout(limits::DRAIN_TIME_MAX, joined)
+        if tokio::time::timeout(self.inner.options.drain_time, joined)
             .await
             .is_err()
         {

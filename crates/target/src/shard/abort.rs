@@ -2,7 +2,7 @@
 //!
 //! "Complete" is answered only when the affected I/O has ended: an operation given to the kernel
 //! cannot be recalled. Whoever has to wait for commands enters a [`Wait`]; each of the commands
-//! carries its number and counts it down at its end. Past [`limits::DRAIN_TIME_MAX`] a waiting
+//! carries its number and counts it down at its end. Past the bound ([`crate::limits::DRAIN_TIME_MAX`]) a waiting
 //! initiator is told of a failure and the unit goes NOT READY until it has drained.
 
 use std::sync::Arc;
@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 use super::Shard;
 use super::command::{Phase, key_of, single_level};
 use crate::gate::Waiter;
-use crate::limits;
 use crate::message::{Abort, ConnectionId, ControlRequest, Reply, ResetKind, UnitWork};
 use crate::unit::LogicalUnit;
 
@@ -46,7 +45,7 @@ impl Shard {
             // One for the opener, so that it cannot end while commands are being added.
             remaining: 1,
             then,
-            deadline: self.now + limits::DRAIN_TIME_MAX,
+            deadline: self.now + self.links.shared.drain_time,
             overdue: false,
         })
     }
