@@ -865,7 +865,7 @@ proptest! {
                     prop_assert_eq!((done.status, done.residual), (0, residual));
                     let data = pair.told.data.remove(&done.task).unwrap_or_default();
                     let at = offset as usize;
-                    prop_assert_eq!(&data, &model[at..at + len.min(take) as usize]);
+                    prop_assert!(data == model[at..at + len.min(take) as usize], "read data");
                 }
                 Step::Nothing => {
                     let done = pair.run(Request::new(0, cdb(0, 0, 0)));
@@ -882,7 +882,7 @@ proptest! {
             prop_assert_eq!(pair.target.pending_write_bytes(), 0);
             prop_assert_eq!(pair.initiator.pending(), 0);
         }
-        prop_assert_eq!(pair.service.disk, model);
+        prop_assert!(pair.service.disk == model, "written data");
     }
 
     /// Many commands at once, as many as the window lets through.
@@ -913,10 +913,8 @@ proptest! {
         prop_assert!(pair.told.done.values().all(good));
         for (number, len) in (0_u32..).zip(&lens) {
             let at = number as usize * 60_000;
-            prop_assert_eq!(
-                &pair.service.disk[at..at + *len as usize],
-                &pattern(number, *len as usize)[..]
-            );
+let written = &pair.service.disk[at..at + *len as usize];
+            prop_assert!(written == &pattern(number, *len as usize)[..], "written data");
         }
     }
 }

@@ -280,6 +280,8 @@ fn settle(task: &mut Task, transfer: &Transfer, first_burst: u32) -> Result<(), 
         .received
         .saturating_add(if good { transfer.len } else { 0 });
     match transfer.kind {
+        // Without immediate data, R2Ts may be on their way already.
+        Kind::Immediate if !task.immediate_data => Ok(()),
         Kind::Immediate => {
             task.immediate_data = false;
             task.received = received;
