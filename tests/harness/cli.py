@@ -32,9 +32,9 @@ def service_command(programs: Path, data_dir: Path) -> list[str]:
     return [str(programs / "sanctumd"), "run", "--data-dir", str(data_dir)]
 
 
-def init(programs: Path, data_dir: Path, portal: str, size: str) -> dict[str, Any]:
+def init(programs: Path, data_dir: Path, portal: str, size: int) -> dict[str, Any]:
     """Makes a data directory with a usable default."""
-    words = ["init", "--output", "json", "--data-dir", str(data_dir), "--portal", portal, "--size", size]
+    words = ["init", "--output", "json", "--data-dir", str(data_dir), "--portal", portal, "--size", str(size)]
     done = subprocess.run([str(programs / "sanctumd"), *words], capture_output=True, text=True, timeout=_SECONDS, check=False)
     if done.returncode != 0:
         raise CommandFailed(words, done.returncode, _json(done.stdout) or {}, done.stdout + done.stderr)

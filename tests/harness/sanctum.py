@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import cli, ports, wait
 from harness.cli import Cli, CommandFailed
-from harness.model import Account, Authentication, Device, Lun, Rule, Target
+from harness.model import MIB, Account, Authentication, Device, Lun, Rule, Target
 from harness.server import Server
 
 #: Environment variable that forces the I/O driver.
@@ -33,7 +33,7 @@ class SanctumServer(Server):
         self.driver = driver
         self.data_dir = directory / "data"
         self.report: dict[str, Any] = {}
-        self.cli = Cli(programs, self.data_dir / "socket")
+        self.cli = Cli(programs, self.data_dir / "api.sock")
         self.targets: dict[str, Target] = {}
         self.accounts: Counter[str] = Counter()
 
@@ -41,7 +41,8 @@ class SanctumServer(Server):
 
     def start(self, seconds: float = 15.0) -> None:
         if not self.report:
-            self.report = cli.init(self.programs, self.data_dir, f"{self.host}:{self.port}", "64M")
+            self.report = cli.init(self.programs, self.data_dir, f"{self.host}:{self.port}", 64 * MIB)
+            self.port = int(self.report["portal"].rpartition(":")[2])
             self.cli = Cli(self.programs, Path(self.report["socket"]))
         super().start(seconds)
 

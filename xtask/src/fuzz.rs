@@ -13,7 +13,7 @@ use crate::rungs;
 use crate::workspace::cargo;
 
 /// The version of cargo-fuzz that is installed where there is none.
-const CARGO_FUZZ: &str = "0.13.1";
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// What can be fuzzed, as `fuzz/Cargo.toml` names it.
 pub(crate) const TARGETS: [&str; 5] = ["pdu", "text", "cdb", "chap", "settings"];

@@ -33,9 +33,9 @@ pub(crate) struct Up {
     /// ADDRESS:PORT of the portal, for a new data directory
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3260")]
     portal: String,
-    /// Size of the first, thin image, for a new data directory
-    #[arg(long, default_value = "8G")]
-    size: String,
+    /// Size in bytes of the first, thin image, for a new data directory
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 30)]
+    size: u64,
 }
 
 /// Options of `down`.
@@ -108,7 +108,7 @@ impl Up {
         let output = Command::new(programs.join("sanctumd"))
             .args(["init", "--output", "json", "--data-dir"])
             .arg(directory)
-            .args(["--portal", &self.portal, "--size", &self.size])
+            .args(["--portal", &self.portal, "--size", &self.size.to_string()])
             .stdin(Stdio::null())
             .output()
             .context("cannot run sanctumd init")?;

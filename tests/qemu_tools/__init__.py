@@ -1,0 +1,1 @@
+"""Programs that people have: iscsi-ls, qemu-img, and what `cargo xtask up` starts."""
