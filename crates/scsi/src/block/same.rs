@@ -41,13 +41,10 @@ pub(crate) fn write_same(start: &Start<'_>, _: &mut NexusState) -> Begun {
     }
     let zeros = sixteen && cdb.bit(1, 0x01);
     let extent = Extent::of(cdb);
-    let blocks = match extent.blocks {
-        // To the end of the unit; WSNZ is 0.
-        0 => unit.blocks.saturating_sub(extent.lba),
-        count => u64::from(count),
-    };
+    let blocks = u64::from(extent.blocks);
     in_range(unit, extent.lba, blocks)?;
-    if blocks > unit.limits.max_write_same {
+    // WSNZ: no blocks, which once meant "to the end", is more than one command may ask for.
+    if blocks == 0 || blocks > unit.limits.max_write_same {
         return Err(Response::invalid_cdb(extent.at, Some(7)));
     }
     let wanted = if zeros { 0 } else { unit.block_size };
@@ -75,9 +72,6 @@ impl Same {
     }
 
     fn zero(&self) -> Turn {
-        if self.blocks == 0 {
-            return Turn::GOOD;
-        }
         Turn::Disk(DiskOp::Zero {
             lba: self.lba,
             blocks: self.blocks,

@@ -144,8 +144,8 @@ fn limits(out: &mut Writer, unit: &Unit) {
     // UGAVALID with alignment 0 where there is a granularity.
     let alignment = if granularity > 0 { 0x8000_0000 } else { 0 };
     let physical = per(unit.physical_block_size);
-    // WSNZ 0: WRITE SAME of "0 blocks" means to the end.
-    out.u8(0)
+    // WSNZ: WRITE SAME of no blocks does not mean "to the end".
+    out.u8(1)
         .u8(limits.max_compare_and_write)
         .u16(u16::try_from(physical).unwrap_or(0))
         .u32(limits.max_transfer_blocks)

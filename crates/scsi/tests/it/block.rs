@@ -274,13 +274,14 @@ fn write_same_repeats_one_block() {
 }
 
 #[test]
-fn write_same_of_nothing_goes_to_the_end() {
+fn write_same_keeps_to_its_limits() {
     let mut host = Host::disk(1000);
-    host.out(&a(), &ten(0x41, 0, 990, 0), &block(3)).good();
-    assert_eq!(host.bytes[990 * 512..], vec![3; 10 * 512]);
-    host.unit.limits.max_write_same = 9;
     host.out(&a(), &ten(0x41, 0, 990, 0), &block(3))
         .illegal(Code::INVALID_FIELD);
+    host.out(&a(), &sixteen(0x93, 0x01, 1000, 0), &[])
+        .illegal(Code::INVALID_FIELD);
+    host.unit.limits.max_write_same = 9;
+    host.out(&a(), &sixteen(0x93, 0, 0, 9), &block(3)).good();
     host.out(&a(), &sixteen(0x93, 0, 0, 10), &block(3))
         .illegal(Code::INVALID_FIELD);
 }

@@ -129,7 +129,7 @@ fn other_pages_say_what_the_unit_does() {
     );
     let limits = host.send(&a(), &inquiry(Some(0xb0), 255)).good();
     assert_eq!(limits.len(), 64);
-    assert_eq!(limits[4..16], [0, 255, 0, 1, 0, 0, 0x20, 0, 0, 0, 8, 0]);
+    assert_eq!(limits[4..16], [1, 255, 0, 1, 0, 0, 0x20, 0, 0, 0, 8, 0]);
     assert_eq!(
         limits[20..44],
         [
