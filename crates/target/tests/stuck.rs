@@ -1,0 +1,172 @@
+//! Commands whose I/O does not end, and what has to wait for them.
+
+mod support;
+
+use std::time::Duration;
+
+use disk::OpKind;
+use disk::fault::{Action, Rule};
+use iscsi::initiator::{TmfFunction, TmfResponse};
+use support::{HANG, Initiator, World, block, cdb, read10, reserve_out, sense, write10};
+
+const LONG: Duration = HANG;
+const SHORT: Duration = Duration::from_millis(1500);
+
+fn stall_next_write(world: &World) {
+    world
+        .fault
+        .add(Rule::next(OpKind::Write, Action::Stall))
+        .unwrap();
+}
+
+#[test]
+fn abort_task_is_complete_only_when_the_write_has_ended() {
+    let world = World::start(LONG);
+    let mut a = world.initiator("a");
+    stall_next_write(&world);
+    let write = a.submit(write10(0, 1), Some(block(7)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let abort = a.function(TmfFunction::AbortTask, Some(write));
+    // Another command goes through meanwhile: the abort is waited for, nothing else is.
+    assert_eq!(a.run(read10(8, 1), None, 512).status, 0);
+    assert!(
+        !a.has_answer(abort),
+        "answered while the write was on the disk"
+    );
+    world.fault.release();
+    assert_eq!(a.function_answer(abort), Some(TmfResponse::Complete));
+    assert!(!a.has_answer(write), "an aborted command was answered");
+}
+
+#[test]
+fn past_the_bound_the_lun_is_not_ready_until_it_drains() {
+    let world = World::start(SHORT);
+    let mut a = world.initiator("a");
+    let mut b = world.initiator("b");
+    stall_next_write(&world);
+    let write = a.submit(write10(0, 1), Some(block(7)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let reset = b.function(TmfFunction::LogicalUnitReset, None);
+    assert_eq!(b.function_answer(reset), Some(TmfResponse::Rejected));
+    // The reset's own unit attention comes first.
+    let mut last = b.run(cdb(&[0]), None, 0);
+    while last.status == 2 && sense(&last).0 == 6 {
+        last = b.run(cdb(&[0]), None, 0);
+    }
+    assert_eq!(sense(&last).0, 2, "NOT READY");
+    assert_eq!(sense(&b.run(write10(8, 1), Some(block(1)), 0)).0, 2);
+    world.fault.release();
+    let ready = |b: &mut Initiator| b.run(cdb(&[0]), None, 0).status == 0;
+    let mut tries = 0;
+    while !ready(&mut b) {
+        tries += 1;
+        assert!(tries < 10_000, "the LUN did not come back");
+    }
+    assert!(!a.has_answer(write));
+}
+
+#[test]
+fn preempt_waits_for_writes_of_the_old_holder() {
+    let world = World::start(LONG);
+    let mut a = world.initiator("a");
+    let mut b = world.initiator("b");
+    for (initiator, key) in [(&mut a, 1), (&mut b, 2)] {
+        let (cdb, list) = reserve_out(6, 0, 0, key, false);
+        assert_eq!(initiator.run(cdb, Some(list), 0).status, 0);
+    }
+    let (reserve, list) = reserve_out(1, 5, 1, 0, false);
+    assert_eq!(a.run(reserve, Some(list), 0).status, 0);
+    stall_next_write(&world);
+    let old = a.submit(write10(0, 1), Some(block(0xaa)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let (preempt, list) = reserve_out(4, 5, 2, 1, false);
+    let preempt = b.submit(preempt, Some(list), 0);
+    assert_eq!(b.run(cdb(&[0]), None, 0).status, 0);
+    assert!(
+        !b.has_answer(preempt),
+        "answered while the old holder's write could still land"
+    );
+    world.fault.release();
+    assert_eq!(b.end_of(preempt).0.status, 0);
+    assert_eq!(a.end_of(old).0.status, 0, "a plain PREEMPT aborts nothing");
+    // The old holder is out.
+    assert_eq!(sense(&a.run(write10(0, 1), Some(block(1)), 0)), (6, 0x2a05));
+    assert_eq!(a.run(write10(0, 1), Some(block(1)), 0).status, 0x18);
+    assert_eq!(b.run(write10(0, 1), Some(block(0xbb)), 0).status, 0);
+}
+
+#[test]
+fn preempt_and_abort_ends_commands_that_wait_for_data() {
+    let world = World::start(LONG);
+    let mut a = world.initiator("a");
+    let mut b = world.initiator("b");
+    for (initiator, key) in [(&mut a, 1), (&mut b, 2)] {
+        let (cdb, list) = reserve_out(6, 0, 0, key, false);
+        assert_eq!(initiator.run(cdb, Some(list), 0).status, 0);
+    }
+    let (reserve, list) = reserve_out(1, 5, 1, 0, false);
+    assert_eq!(a.run(reserve, Some(list), 0).status, 0);
+    stall_next_write(&world);
+    let old = a.submit(write10(0, 1), Some(block(0xaa)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let (preempt, list) = reserve_out(5, 5, 2, 1, false);
+    let preempt = b.submit(preempt, Some(list), 0);
+    assert!(!b.has_answer(preempt));
+    world.fault.release();
+    assert_eq!(b.end_of(preempt).0.status, 0);
+    assert_eq!(b.run(write10(0, 1), Some(block(0xbb)), 0).status, 0);
+    let read = b.submit(read10(0, 1), None, 512);
+    assert_eq!(b.end_of(read).1, block(0xbb));
+    assert!(!a.has_answer(old), "an aborted command was answered");
+}
+
+#[test]
+fn reinstatement_waits_for_the_old_session() {
+    let world = World::start(LONG);
+    let mut old = world.initiator("a");
+    stall_next_write(&world);
+    old.submit(write10(0, 1), Some(block(0xaa)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let mut new = Initiator::begin(world.address, "a", 1);
+    world.wait_for("the end of the old connection", || {
+        world.service.portals()[0].connections == 1
+    });
+    assert!(
+        !new.poll_login(),
+        "let in while the old session's write was on the disk"
+    );
+    world.fault.release();
+    new.wait_until(Initiator::is_logged_in);
+    assert_eq!(world.service.sessions().len(), 1);
+}
+
+#[test]
+fn reinstatement_of_a_stuck_session_is_refused() {
+    let world = World::start(SHORT);
+    let mut old = world.initiator("a");
+    stall_next_write(&world);
+    old.submit(write10(0, 1), Some(block(0xaa)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let refused = Initiator::connect(world.address, "a", 1).err().unwrap();
+    assert!(refused.contains("0x0301"), "{refused}");
+    world.fault.release();
+    world.wait_for("the end of the old session", || {
+        world.service.sessions().is_empty()
+    });
+    Initiator::connect(world.address, "a", 1).unwrap();
+}
+
+#[test]
+fn a_stalled_disk_does_not_stall_discovery_or_other_luns_of_the_shard() {
+    let world = World::start(LONG);
+    let mut a = world.initiator("a");
+    stall_next_write(&world);
+    let write = a.submit(write10(0, 1), Some(block(7)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    for n in 0..8 {
+        let mut other = world.initiator(&format!("other-{n}"));
+        assert_eq!(other.run(read10(0, 8), None, 4096).status, 0);
+    }
+    world.fault.release();
+    assert_eq!(a.end_of(write).0.status, 0);
+}
