@@ -15,13 +15,13 @@ use iscsi::target::{
 };
 use iscsi::{Output, text};
 
-pub const INITIATOR: &str = "iqn.2026-01.org.example:initiator";
-pub const TARGET: &str = "iqn.2026-01.org.example:target";
-pub const ISID: [u8; 6] = [0x80, 1, 2, 3, 4, 5];
+pub(crate) const INITIATOR: &str = "iqn.2026-01.org.example:initiator";
+pub(crate) const TARGET: &str = "iqn.2026-01.org.example:target";
+pub(crate) const ISID: [u8; 6] = [0x80, 1, 2, 3, 4, 5];
 
 /// What an engine sends, in one piece.
 #[derive(Debug, Default)]
-pub struct Wire(pub Vec<u8>);
+pub(crate) struct Wire(pub(crate) Vec<u8>);
 
 impl Output for Wire {
     type Payload = Arc<[u8]>;
@@ -38,7 +38,7 @@ impl Output for Wire {
 }
 
 /// Bytes that tell where they come from.
-pub fn pattern(seed: u32, len: usize) -> Arc<[u8]> {
+pub(crate) fn pattern(seed: u32, len: usize) -> Arc<[u8]> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     (0..len)
         .map(|_| {
@@ -50,7 +50,7 @@ pub fn pattern(seed: u32, len: usize) -> Arc<[u8]> {
         .collect()
 }
 
-pub fn accept(authentication: Authentication) -> LoginPolicy {
+pub(crate) fn accept(authentication: Authentication) -> LoginPolicy {
     LoginPolicy::Accept(Acceptance {
         authentication,
         alias: Some("a target".to_owned()),
@@ -59,18 +59,18 @@ pub fn accept(authentication: Authentication) -> LoginPolicy {
     })
 }
 
-pub fn secret(text: &str) -> Secret {
+pub(crate) fn secret(text: &str) -> Secret {
     Secret::new(text.as_bytes().to_vec())
 }
 
-pub fn account(user: &str, text: &str) -> Account {
+pub(crate) fn account(user: &str, text: &str) -> Account {
     Account {
         user: user.to_owned(),
         secret: secret(text),
     }
 }
 
-pub fn chap_policy() -> ChapPolicy {
+pub(crate) fn chap_policy() -> ChapPolicy {
     ChapPolicy {
         accounts: vec![
             account("someone", "other-secret-99"),
@@ -84,28 +84,28 @@ pub fn chap_policy() -> ChapPolicy {
     }
 }
 
-pub fn require_chap(policy: ChapPolicy) -> LoginPolicy {
+pub(crate) fn require_chap(policy: ChapPolicy) -> LoginPolicy {
     accept(Authentication::Chap(Box::new(policy)))
 }
 
 /// A device of memory behind a target engine, and the order in which things happened.
 #[derive(Debug)]
-pub struct Service {
-    pub policy: LoginPolicy,
-    pub disk: Vec<u8>,
-    pub writes: HashMap<TaskId, (u64, Vec<u8>)>,
-    pub listing: Vec<TargetRecord>,
+pub(crate) struct Service {
+    pub(crate) policy: LoginPolicy,
+    pub(crate) disk: Vec<u8>,
+    pub(crate) writes: HashMap<TaskId, (u64, Vec<u8>)>,
+    pub(crate) listing: Vec<TargetRecord>,
     /// What came, for tests that look at it.
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
     /// Ask for write data only when told to.
-    pub hold: bool,
+    pub(crate) hold: bool,
     /// Commands and functions kept unanswered while `hold` is set.
-    pub held: Vec<TaskId>,
-    pub functions: Vec<target::Tmf>,
+    pub(crate) held: Vec<TaskId>,
+    pub(crate) functions: Vec<target::Tmf>,
 }
 
 impl Service {
-    pub fn new(policy: LoginPolicy) -> Self {
+    pub(crate) fn new(policy: LoginPolicy) -> Self {
         Self {
             policy,
             disk: vec![0; 1 << 20],
@@ -118,7 +118,7 @@ impl Service {
         }
     }
 
-    pub fn event(
+    pub(crate) fn event(
         &mut self,
         engine: &mut target::Connection,
         event: target::Event<'_>,
@@ -237,15 +237,15 @@ impl Service {
     }
 }
 
-pub fn read_cdb(offset: u32, len: u32) -> initiator::Cdb {
+pub(crate) fn read_cdb(offset: u32, len: u32) -> initiator::Cdb {
     cdb(0x28, offset, len)
 }
 
-pub fn write_cdb(offset: u32, len: u32) -> initiator::Cdb {
+pub(crate) fn write_cdb(offset: u32, len: u32) -> initiator::Cdb {
     cdb(0x2a, offset, len)
 }
 
-pub fn cdb(opcode: u8, offset: u32, len: u32) -> initiator::Cdb {
+pub(crate) fn cdb(opcode: u8, offset: u32, len: u32) -> initiator::Cdb {
     let mut bytes = [0; 16];
     bytes[0] = opcode;
     bytes[2..6].copy_from_slice(&offset.to_be_bytes());
@@ -255,33 +255,33 @@ pub fn cdb(opcode: u8, offset: u32, len: u32) -> initiator::Cdb {
 
 /// What an initiator engine told, with its data gathered.
 #[derive(Debug, Default)]
-pub struct Told {
-    pub logged_in: Option<(u16, Option<String>, Option<u16>)>,
-    pub failed: Option<(u16, Option<String>)>,
-    pub data: HashMap<initiator::TaskId, Vec<u8>>,
-    pub done: HashMap<initiator::TaskId, Completion>,
-    pub other: Vec<initiator::Event<'static>>,
+pub(crate) struct Told {
+    pub(crate) logged_in: Option<(u16, Option<String>, Option<u16>)>,
+    pub(crate) failed: Option<(u16, Option<String>)>,
+    pub(crate) data: HashMap<initiator::TaskId, Vec<u8>>,
+    pub(crate) done: HashMap<initiator::TaskId, Completion>,
+    pub(crate) other: Vec<initiator::Event<'static>>,
 }
 
 /// Two engines with a wire between them.
 #[derive(Debug)]
-pub struct Pair {
-    pub now: Instant,
-    pub initiator: initiator::Connection<Arc<[u8]>>,
-    pub target: target::Connection,
-    pub service: Service,
-    pub to_target: Wire,
-    pub to_initiator: Wire,
-    pub told: Told,
+pub(crate) struct Pair {
+    pub(crate) now: Instant,
+    pub(crate) initiator: initiator::Connection<Arc<[u8]>>,
+    pub(crate) target: target::Connection,
+    pub(crate) service: Service,
+    pub(crate) to_target: Wire,
+    pub(crate) to_initiator: Wire,
+    pub(crate) told: Told,
     /// Lengths of the pieces in which bytes are handed over, used in turn.
-    pub cuts: Vec<usize>,
+    pub(crate) cuts: Vec<usize>,
     cut: usize,
     /// Everything that went over the wire, for replaying.
-    pub sent: (Vec<u8>, Vec<u8>),
+    pub(crate) sent: (Vec<u8>, Vec<u8>),
 }
 
 impl Pair {
-    pub fn new(config: Config, policy: LoginPolicy, settings: Settings) -> Self {
+    pub(crate) fn new(config: Config, policy: LoginPolicy, settings: Settings) -> Self {
         let now = Instant::now();
         let mut pair = Self {
             now,
@@ -300,7 +300,7 @@ impl Pair {
     }
 
     /// Logged in, with the usual settings on both sides.
-    pub fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         let settings = Settings::new(INITIATOR, TARGET, ISID);
         let mut pair = Self::new(Config::default(), accept(Authentication::None), settings);
         pair.settle().unwrap();
@@ -308,7 +308,7 @@ impl Pair {
         pair
     }
 
-    pub fn later(&mut self, by: Duration) {
+    pub(crate) fn later(&mut self, by: Duration) {
         self.now += by;
     }
 
@@ -318,7 +318,7 @@ impl Pair {
     }
 
     /// Carries bytes to and fro until both sides are quiet.
-    pub fn settle(&mut self) -> Result<(), String> {
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
         loop {
             let to_target = std::mem::take(&mut self.to_target.0);
             let to_initiator = std::mem::take(&mut self.to_initiator.0);
@@ -342,7 +342,7 @@ impl Pair {
         }
     }
 
-    pub fn feed_target(&mut self, mut input: &[u8]) -> Result<(), String> {
+    pub(crate) fn feed_target(&mut self, mut input: &[u8]) -> Result<(), String> {
         let out = &mut self.to_initiator;
         while let Some(event) = self
             .target
@@ -358,7 +358,7 @@ impl Pair {
         Ok(())
     }
 
-    pub fn feed_initiator(&mut self, mut input: &[u8]) -> Result<(), String> {
+    pub(crate) fn feed_initiator(&mut self, mut input: &[u8]) -> Result<(), String> {
         let out = &mut self.to_target;
         while let Some(event) = self
             .initiator
@@ -374,14 +374,14 @@ impl Pair {
         Ok(())
     }
 
-    pub fn command(&mut self, request: Request<Arc<[u8]>>) -> initiator::TaskId {
+    pub(crate) fn command(&mut self, request: Request<Arc<[u8]>>) -> initiator::TaskId {
         self.initiator
             .send_command(request, &mut self.to_target)
             .unwrap()
     }
 
     /// Sends, settles, and gives the completion back.
-    pub fn run(&mut self, request: Request<Arc<[u8]>>) -> Completion {
+    pub(crate) fn run(&mut self, request: Request<Arc<[u8]>>) -> Completion {
         let task = self.command(request);
         self.settle().unwrap();
         self.told.done.remove(&task).expect("the command has ended")
@@ -445,14 +445,14 @@ impl Told {
 
 /// One PDU as a raw client saw it.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub header: Header,
-    pub data: Vec<u8>,
+pub(crate) struct Seen {
+    pub(crate) header: Header,
+    pub(crate) data: Vec<u8>,
 }
 
 impl Seen {
     /// The text of its data segment, NULs as spaces.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.data.clone())
             .unwrap()
             .replace('\0', " ")
@@ -460,7 +460,7 @@ impl Seen {
 }
 
 /// Cuts a stream without digests into PDUs.
-pub fn cut(bytes: &[u8], digests: Digests) -> Vec<Seen> {
+pub(crate) fn cut(bytes: &[u8], digests: Digests) -> Vec<Seen> {
     let mut receiver = Receiver::new();
     receiver.configure(digests.header, digests.data, 0x00ff_ffff);
     let mut input = bytes;
@@ -484,16 +484,16 @@ pub fn cut(bytes: &[u8], digests: Digests) -> Vec<Seen> {
 
 /// A client that sends whatever a test wants to a target engine.
 #[derive(Debug)]
-pub struct Raw {
-    pub now: Instant,
-    pub target: target::Connection,
-    pub service: Service,
-    pub digests: Digests,
-    pub cmd_sn: u32,
+pub(crate) struct Raw {
+    pub(crate) now: Instant,
+    pub(crate) target: target::Connection,
+    pub(crate) service: Service,
+    pub(crate) digests: Digests,
+    pub(crate) cmd_sn: u32,
 }
 
 impl Raw {
-    pub fn new(config: Config, policy: LoginPolicy) -> Self {
+    pub(crate) fn new(config: Config, policy: LoginPolicy) -> Self {
         let now = Instant::now();
         Self {
             now,
@@ -505,7 +505,7 @@ impl Raw {
     }
 
     /// Logged in with these operational keys, which come after MaxRecvDataSegmentLength.
-    pub fn logged_in(config: Config, keys: &[(&str, &str)]) -> Self {
+    pub(crate) fn logged_in(config: Config, keys: &[(&str, &str)]) -> Self {
         let mut raw = Self::new(config, accept(Authentication::None));
         let mut all = vec![
             ("InitiatorName", INITIATOR),
@@ -520,7 +520,7 @@ impl Raw {
     }
 
     /// As above, for a discovery session.
-    pub fn discovery(config: Config) -> Self {
+    pub(crate) fn discovery(config: Config) -> Self {
         let mut raw = Self::new(config, accept(Authentication::None));
         let keys = [
             ("InitiatorName", INITIATOR),
@@ -533,7 +533,7 @@ impl Raw {
     }
 
     /// One login request with these flags and keys.
-    pub fn login(&mut self, flags: u8, keys: &[(&str, &str)]) -> Vec<Seen> {
+    pub(crate) fn login(&mut self, flags: u8, keys: &[(&str, &str)]) -> Vec<Seen> {
         let mut data = Vec::new();
         for (key, value) in keys {
             text::push(&mut data, key, value);
@@ -541,11 +541,11 @@ impl Raw {
         self.login_bytes(flags, &data)
     }
 
-    pub fn login_bytes(&mut self, flags: u8, data: &[u8]) -> Vec<Seen> {
+    pub(crate) fn login_bytes(&mut self, flags: u8, data: &[u8]) -> Vec<Seen> {
         self.send(self.login_request(flags).encode(), data)
     }
 
-    pub fn login_request(&self, flags: u8) -> LoginRequest {
+    pub(crate) fn login_request(&self, flags: u8) -> LoginRequest {
         LoginRequest {
             immediate: true,
             flags,
@@ -557,14 +557,14 @@ impl Raw {
         }
     }
 
-    pub fn send(&mut self, header: Header, data: &[u8]) -> Vec<Seen> {
+    pub(crate) fn send(&mut self, header: Header, data: &[u8]) -> Vec<Seen> {
         let mut wire = Wire::default();
         frame::send(header, data, self.digests, &mut wire);
         self.bytes(&wire.0).unwrap()
     }
 
     /// Hands raw bytes over; what the engine and the service answer comes back as PDUs.
-    pub fn bytes(&mut self, mut input: &[u8]) -> Result<Vec<Seen>, target::Fatal> {
+    pub(crate) fn bytes(&mut self, mut input: &[u8]) -> Result<Vec<Seen>, target::Fatal> {
         let mut out = Wire::default();
         while let Some(event) = self.target.next(self.now, &mut input, &mut out)? {
             self.service.event(&mut self.target, event, &mut out);
@@ -573,7 +573,10 @@ impl Raw {
     }
 
     /// What the service would do now, as PDUs.
-    pub fn act(&mut self, act: impl FnOnce(&mut target::Connection, &mut Wire)) -> Vec<Seen> {
+    pub(crate) fn act(
+        &mut self,
+        act: impl FnOnce(&mut target::Connection, &mut Wire),
+    ) -> Vec<Seen> {
         let mut out = Wire::default();
         act(&mut self.target, &mut out);
         let mut seen = cut(&out.0, self.digests);
@@ -582,7 +585,13 @@ impl Raw {
     }
 
     /// A command's header with the next CmdSN.
-    pub fn command(&mut self, itt: u32, flags: u8, edtl: u32, opcode: u8) -> pdu::ScsiCommand {
+    pub(crate) fn command(
+        &mut self,
+        itt: u32,
+        flags: u8,
+        edtl: u32,
+        opcode: u8,
+    ) -> pdu::ScsiCommand {
         let cmd_sn = self.cmd_sn;
         self.cmd_sn = cmd_sn.wrapping_add(1);
         let bytes = cdb(opcode, 0, edtl);
@@ -596,7 +605,7 @@ impl Raw {
         }
     }
 
-    pub fn log(&mut self) -> Vec<String> {
+    pub(crate) fn log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.service.log)
     }
 }
