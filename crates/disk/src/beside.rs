@@ -1,8 +1,9 @@
 //! What lies beside a device: its identity, and what must move with it.
 //!
-//! The document is `FILE.sanctum` next to an image file, and `DATA_DIR/devices/KEY.json` for what
-//! has no place next to it: a block device (key: its own world-wide name or serial number), a RAM
-//! disk and an optical drive (key: the device's name; a medium comes and goes, the drive stays).
+//! The document is `FILE.sanctum` next to an image file (links are followed), and
+//! `DATA_DIR/devices/KEY.json` for what has no place next to it: a block device (key: its own
+//! world-wide name or serial number), a RAM disk and an optical drive (key: the device's name; a
+//! medium comes and goes, the drive stays).
 //!
 //! ```text
 //! {"format":"sanctum-beside","version":1,"checksum":"crc32c:8d3e8a5c","beside":{…}}
@@ -322,7 +323,9 @@ impl BesideStore {
     pub fn for_device(backing: &Backing, name: &str, data_dir: &Path) -> Result<Self, DeviceError> {
         let path = match backing {
             Backing::Image { path, .. } => {
-                let mut beside = path.clone().into_os_string();
+                // Next to the file itself: a link to it is no other device.
+                let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+                let mut beside = path.into_os_string();
                 beside.push(".sanctum");
                 PathBuf::from(beside)
             }

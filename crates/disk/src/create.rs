@@ -145,15 +145,8 @@ impl<'a> Pending<'a> {
             _ => Path::new("."),
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = match rustix::fs::open(parent, flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => {
-                return Err(DeviceError::Missing {
-                    path: parent.into(),
-                });
-            }
-            Err(errno) => return Err(failed(path, "opening its directory")(errno)),
-        };
+        let directory = rustix::fs::open(parent, flags, Mode::empty())
+            .map_err(failed(path, "opening its directory"))?;
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::TMPFILE;
         match rustix::fs::open(parent, flags, IMAGE_MODE) {
             Ok(file) => Ok(Self {
@@ -204,5 +197,49 @@ impl Drop for Pending<'_> {
         if self.named {
             rustix::fs::unlink(self.path).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(path: &Path) -> Result<Pending<'_>, DeviceError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let parent = path.parent().unwrap();
+        Pending::start_named(
+            path,
+            rustix::fs::open(parent, flags, Mode::empty()).unwrap(),
+        )
+    }
+
+    /// The way for file systems that know no files without a name.
+    #[test]
+    fn a_named_file_is_removed_unless_it_was_finished() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let pending = named(&path).unwrap();
+        assert!(path.exists());
+        drop(pending);
+        assert!(!path.exists());
+        named(&path).unwrap().finish().unwrap();
+        assert!(path.exists());
+        assert!(matches!(named(&path), Err(DeviceError::Exists { .. })));
+        assert!(path.exists(), "somebody else's file was removed");
+    }
+
+    #[test]
+    fn zeros_are_written_where_nothing_can_be_reserved() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let pending = named(&path).unwrap();
+        let len = 3 * ZERO_CHUNK as u64 / 2;
+        let first = write_zeros(pending.file.as_fd(), 0, ZERO_CHUNK as u64).unwrap();
+        assert_eq!(first, ZERO_CHUNK as u64);
+        assert_eq!(
+            write_zeros(pending.file.as_fd(), first, len - first).unwrap(),
+            len - first
+        );
+        assert_eq!(path.metadata().unwrap().len(), len);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::beside::BesideError;
-use crate::{CacheMode, DiskError};
+use crate::request::CacheMode;
 
 /// Why a device could not be opened, made or changed.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +94,7 @@ pub enum DeviceError {
         reason: &'static str,
     },
     /// A file of that name is there already; nothing was changed.
-    #[error(
-        "{path} already exists and is left as it is; choose another path, or use the file as it is"
-    )]
+    #[error("{path} already exists and is left as it is; choose another path, or use that file")]
     Exists {
         /// The path given.
         path: PathBuf,
@@ -211,7 +209,7 @@ pub enum DeviceError {
     /// A block device has no identity of its own, so what lies beside it has no key.
     #[error(
         "{path} tells neither a world-wide name nor a serial number and has no name under \
-         /dev/disk/by-id; give the virtual disk a serial number, or use a partition or volume with one"
+         /dev/disk/by-id; give the virtual disk a serial number, or use a volume that has one"
     )]
     NoIdentity {
         /// The device node.
@@ -220,7 +218,4 @@ pub enum DeviceError {
     /// The document beside the device.
     #[error(transparent)]
     Beside(#[from] BesideError),
-    /// The device's own error, from a control-plane operation that went through the data path.
-    #[error("the device answered: {0}")]
-    Disk(#[from] DiskError),
 }

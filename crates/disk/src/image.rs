@@ -54,8 +54,14 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
             spec.path.display()
         ));
     }
-    let file_block = u32::try_from(stat.st_blksize).unwrap_or(4096).max(512);
+    let file_block = file_block(&anchor, spec.path)?;
     let punches = !spec.read_only && can_punch(anchor.as_fd(), length(&stat), file_block);
+    if !preallocated && !spec.read_only && !punches {
+        notes.push(format!(
+            "{}: its file system cannot give space back, so unmapped blocks keep theirs",
+            spec.path.display()
+        ));
+    }
     let kind = Kind::Image { preallocated };
     let traits = Traits {
         path: spec.path.into(),
@@ -100,6 +106,16 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         zero,
         notes,
     }))
+}
+
+/// The file system's block, in which it gives space back.
+fn file_block(file: &OwnedFd, path: &Path) -> Result<u32, DeviceError> {
+    let system = rustix::fs::fstatvfs(file).map_err(|errno| DeviceError::Inspect {
+        path: path.into(),
+        what: "the file system",
+        source: errno.into(),
+    })?;
+    Ok(u32::try_from(system.f_frsize).unwrap_or(4096).max(512))
 }
 
 fn check_length(spec: &Spec<'_>, have: u64) -> Result<Option<String>, DeviceError> {

@@ -303,8 +303,9 @@ pub type Execution = Pin<Box<dyn Future<Output = Result<Reply, DiskError>>>>;
 
 /// A device. Shared by all shards; each operation runs on the shard that starts it.
 ///
-/// Operations in flight at the same time are not ordered against each other; each block is written
-/// whole or not at all as far as readers of this device can see, unless the system loses power.
+/// Operations in flight at the same time are not ordered against each other; a read beside a write
+/// of the same block may see the old, the new or a mixture, as with any disk. What must not happen
+/// at the same time is kept apart above.
 pub trait Disk: Send + Sync + fmt::Debug {
     /// Size and shape now. The size changes only by [`Disk::grow`].
     fn geometry(&self) -> Geometry;
@@ -328,11 +329,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Changes the mode; returns when everything acknowledged under the old mode is as safe as the
     /// new one promises. A caller that goes *to* write-back tells initiators first: from the
-    /// moment of the call on, writes may be volatile ([`Features::volatile_cache`] says so at once).
+    /// moment of the call on, writes may be volatile, and [`Features::volatile_cache`] says so.
     ///
     /// # Errors
     /// [`DeviceError::Mode`] where the mode cannot be promised (nothing changed),
-    /// [`DeviceError::Sync`] and [`DeviceError::Stuck`] where the old promise could not be redeemed.
+    /// [`DeviceError::Sync`] and [`DeviceError::Stuck`] where the old promise could not be kept.
     fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError>;
 
     /// Image file and RAM disk: extends to `bytes` (never shrinks; `None` takes the file's own

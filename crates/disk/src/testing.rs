@@ -138,5 +138,9 @@ pub(crate) fn write(offset: u64, bytes: &[u8], fua: bool) -> Request {
 
 /// Bytes that differ by seed and place.
 pub(crate) fn fill(seed: u8, len: usize) -> Vec<u8> {
-    (0..=250).cycle().take(len).map(|at: u8| at ^ seed).collect()
+    (0..=250)
+        .cycle()
+        .take(len)
+        .map(|at: u8| at ^ seed)
+        .collect()
 }

@@ -337,6 +337,13 @@ fn identity_is_made_once_and_moves_with_the_file() {
     assert_eq!(moved.load_or_create().unwrap(), first);
     let names: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
     assert_eq!(names.len(), 1, "{names:?}");
+
+    // A link to an image is the same device.
+    fs::write(directory.path().join("b.img"), "").unwrap();
+    let link = directory.path().join("link.img");
+    std::os::unix::fs::symlink(directory.path().join("b.img"), &link).unwrap();
+    let linked = BesideStore::for_device(&image(&link), "other", &data).unwrap();
+    assert_eq!(linked.load_or_create().unwrap(), first);
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn reopen(plan: Plan<'_>, extra: OFlags) -> io::Result<OwnedFd> {
         OFlags::RDWR
     };
     let path = format!("/proc/self/fd/{}", plan.anchor.as_raw_fd());
-    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | extra;
+    let flags = access | OFlags::CLOEXEC | extra;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 

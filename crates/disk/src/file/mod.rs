@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | none | direct | direct; FUA adds `RWF_DSYNC` | `fdatasync` | yes (block: as the drive says) |
 //! | write-through | buffered | `RWF_DSYNC` | `fdatasync` | no |
-//! | write-back | buffered | page cache, space reserved first; FUA adds `fdatasync` | `fdatasync` | yes |
+//! | write-back | buffered | page cache, space first; FUA adds `fdatasync` | `fdatasync` | yes |
 //!
 //! **Generations.** The descriptor and what its mode means are one immutable [`Generation`]; an
 //! operation takes a reference and keeps it to its end. A mode change publishes a new one, waits

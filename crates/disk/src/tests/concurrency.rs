@@ -99,6 +99,57 @@ fn neighbours_in_one_emulated_sector() {
     writers_do_not_disturb_each_other(&disk, 64, || ());
 }
 
+/// Zeroing inside a sector whose other blocks are being read, changed and written back.
+#[test]
+fn a_zeroed_block_does_not_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    let shape = Shape {
+        alignment: Some(4096),
+        ..Shape::thin(4096)
+    };
+    shape.create(&path);
+    let disk: Arc<dyn Disk> = Arc::new(shape.open(&path, CacheMode::None));
+    let done = Arc::new(AtomicBool::new(false));
+    let neighbour = {
+        let (disk, done) = (Arc::clone(&disk), Arc::clone(&done));
+        thread::spawn(move || {
+            let mut shard = Shard::any();
+            while !done.load(Ordering::Relaxed) {
+                for key in [0, 2, 5] {
+                    shard.start(key, &*disk, write(key * BLOCK, &block(9, 9, key), false));
+                }
+                for key in [0, 2, 5] {
+                    shard.outcome(key).unwrap();
+                }
+            }
+        })
+    };
+    let mut shard = Shard::any();
+    for round in 0..400 {
+        shard
+            .run(&*disk, write(BLOCK, &block(1, round, 1), false))
+            .unwrap();
+        let (offset, len, unmap) = (BLOCK, BLOCK, round % 2 == 0);
+        let zero = Request::Zero {
+            offset,
+            len,
+            unmap,
+            fua: false,
+        };
+        shard.run(&*disk, zero).unwrap();
+        for _ in 0..3 {
+            assert_eq!(
+                shard.bytes(&*disk, BLOCK, 512),
+                vec![0; 512],
+                "round {round}"
+            );
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    neighbour.join().unwrap();
+}
+
 #[test]
 fn neighbours_in_one_reserved_granule() {
     let directory = tempfile::tempdir().unwrap();

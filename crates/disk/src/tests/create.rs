@@ -114,7 +114,7 @@ fn sizes_and_places_that_cannot_be() {
     let nowhere = directory.path().join("missing/a.img");
     let refused = create_image(&nowhere, 4096, Thin, &mut |_, _| true);
     assert!(
-        matches!(refused, Err(DeviceError::Missing { .. })),
+        matches!(refused, Err(DeviceError::Create { .. })),
         "{refused:?}"
     );
     assert!(names(directory.path()).is_empty());

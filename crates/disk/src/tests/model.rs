@@ -15,6 +15,12 @@ use crate::testing::{Shard, fill, shards, write};
 
 const SIZE: u64 = 256 << 10;
 
+/// Cases to run: `SANCTUM_TEST_FACTOR` multiplies them for a long search.
+fn scaled(cases: u32) -> u32 {
+    let factor = std::env::var("SANCTUM_TEST_FACTOR").ok();
+    cases * factor.map_or(1, |factor| factor.parse().unwrap())
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Read {
@@ -155,7 +161,7 @@ fn image_against_model(directory: &Path, shape: Shape, cases: u32) {
     let all = shards.borrow().len();
     let strategy = (steps(blocks), 0..all, prop::sample::select(&MODES));
     let path = directory.join("model.img");
-    proptest!(ProptestConfig::with_cases(cases), |((steps, shard, mode) in strategy)| {
+    proptest!(ProptestConfig::with_cases(scaled(cases)), |((steps, shard, mode) in strategy)| {
         shape.create(&path);
         let mut model = vec![0; shape.size as usize];
         let disk = shape.open(&path, mode);
@@ -218,7 +224,7 @@ fn ram_disk() {
     let shards = RefCell::new(shards());
     let all = shards.borrow().len();
     let strategy = (steps(SIZE / 512), 0..all);
-    proptest!(ProptestConfig::with_cases(64), |((steps, shard) in strategy)| {
+    proptest!(ProptestConfig::with_cases(scaled(64)), |((steps, shard) in strategy)| {
         let disk = RamDisk::new(SIZE, 512, CacheMode::None).unwrap();
         let mut model = vec![0; SIZE as usize];
         check(&mut shards.borrow_mut()[shard], &disk, &mut model, &steps);
@@ -241,7 +247,7 @@ fn block_against_model(sector: u32, block_size: u32, cases: u32) {
     );
     // What one case leaves on the device is what the next one finds.
     let model = RefCell::new(vec![0; SIZE as usize]);
-    proptest!(ProptestConfig::with_cases(cases), |((steps, shard, mode) in strategy)| {
+    proptest!(ProptestConfig::with_cases(scaled(cases)), |((steps, shard, mode) in strategy)| {
         let mut model = model.borrow_mut();
         let disk: Arc<dyn Disk> = open(&backing, mode).unwrap();
         check(&mut shards.borrow_mut()[shard], &*disk, &mut model, &steps);

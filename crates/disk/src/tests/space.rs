@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::{Loop, MODES, Mounted, Shape, root};
+use super::{Loop, MODES, Mounted, Shape, root, space_of};
 use crate::DeviceError;
 use crate::backing::Backing;
+use crate::limits::RESERVE_GRANULE;
 use crate::open::open;
 use crate::request::{CacheMode, Disk, DiskError, Extent, Request};
 use crate::testing::{Shard, fill, shards, write};
@@ -82,6 +83,42 @@ fn acknowledged_means_kept_on_tmpfs() {
         MODES
             .into_iter()
             .for_each(|mode| acknowledged_means_kept(mounted.path(), mode));
+    }
+}
+
+/// The first write into a granule takes its space at once; what gave space back takes it again.
+#[test]
+fn space_before_promise() {
+    for mut shard in shards() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let shape = Shape::thin(16 * RESERVE_GRANULE);
+        shape.create(&path);
+        let disk = shape.open(&path, CacheMode::WriteBack);
+        let empty = space_of(&path);
+        let at = 3 * RESERVE_GRANULE + 512;
+        shard.run(&disk, write(at, &fill(1, 512), false)).unwrap();
+        assert!(space_of(&path) >= empty + RESERVE_GRANULE);
+        let granule = Extent {
+            offset: 3 * RESERVE_GRANULE,
+            len: RESERVE_GRANULE,
+        };
+        shard
+            .run(
+                &disk,
+                Request::Unmap {
+                    extents: vec![granule],
+                },
+            )
+            .unwrap();
+        assert!(space_of(&path) < empty + RESERVE_GRANULE);
+        shard.run(&disk, write(at, &fill(2, 512), false)).unwrap();
+        assert!(space_of(&path) >= empty + RESERVE_GRANULE);
+        assert_eq!(shard.bytes(&disk, at, 512), fill(2, 512));
+        // In the other modes nothing is taken but what is written.
+        disk.set_cache_mode(CacheMode::None).unwrap();
+        shard.run(&disk, write(0, &fill(2, 512), false)).unwrap();
+        assert!(space_of(&path) < empty + 2 * RESERVE_GRANULE);
     }
 }
 
