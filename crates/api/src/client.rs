@@ -476,6 +476,7 @@ fn append_query<Q: Serialize + ?Sized>(url: &mut Url, query: &Q) {
     let mut pairs = url.query_pairs_mut();
     for (name, value) in &fields {
         match value {
+            serde_json::Value::Null => continue,
             serde_json::Value::String(text) => pairs.append_pair(name, text),
             other => pairs.append_pair(name, &other.to_string()),
         };

@@ -99,6 +99,14 @@ async fn serve(
     let service = Box::pin(service)
         .await
         .map_err(|error| trouble::service(&error))?;
+    let enabled = loaded
+        .document
+        .iscsi
+        .portals
+        .iter()
+        .filter(|portal| portal.enabled);
+    let names: Vec<String> = enabled.map(|portal| portal.name.clone()).collect();
+    admin::until_listening(&service, &names).await;
     let (door, listener) = match open_door(flags, &dir, &loaded.document) {
         Ok(opened) => opened,
         Err(problem) => {

@@ -1,0 +1,8 @@
+//! The real binaries together: `sanctumd` on a temporary data directory, driven by `sanctum`.
+
+mod faults;
+mod harness;
+mod nouns;
+mod peers;
+mod setup;
+mod tasks;

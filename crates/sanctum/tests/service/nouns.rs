@@ -1,0 +1,356 @@
+//! Every noun of the command line against a running service.
+
+use serde_json::json;
+
+use crate::harness::{Site, free_port, run_with};
+
+#[test]
+fn devices_and_luns() {
+    let site = Site::new();
+    let service = site.start();
+    let target = site.target();
+    service
+        .run("device create image full --size 32M --preallocate")
+        .ok();
+    let full = site.dir().join("images/full.img");
+    assert!(std::os::unix::fs::MetadataExt::blocks(&full.metadata().unwrap()) * 512 >= 32 << 20);
+    service
+        .run("device create image full --size 32M")
+        .fails(4, &["full exists already"]);
+    service
+        .run("device create ram scratch --size 8M --block-size 4096")
+        .ok();
+    let added = service.json(&format!("lun add {target} full"));
+    assert_eq!(added["number"], 1);
+    assert_eq!(
+        service.json(&format!("lun add {target} scratch --number 9 --read-only"))["number"],
+        9
+    );
+    service
+        .run(&format!("lun add {target} scratch"))
+        .fails(4, &["is LUN 9 of", "already"]);
+    service
+        .run(&format!("lun add {target} none"))
+        .fails(1, &["there is no device none"]);
+    let numbers: Vec<_> = service
+        .json("lun list")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|lun| lun["number"].clone())
+        .collect();
+    assert_eq!(numbers, [json!(0), json!(1), json!(9)]);
+
+    service.run("device grow full +32M").ok();
+    assert_eq!(service.json("device show full")["live"]["size"], 64 << 20);
+    assert_eq!(full.metadata().unwrap().len(), 64 << 20);
+    service
+        .run("device grow full 16M")
+        .fails(4, &["cannot shrink"]);
+    service.run("device cache full write-back").ok();
+    service
+        .run("device queue full --depth 4 --asynchronous true")
+        .ok();
+    let shown = service.json("device show full");
+    assert_eq!(
+        (&shown["live"]["cache"], &shown["queue_depth"]),
+        (&json!("write-back"), &json!(4))
+    );
+    service.run("device clear-reservations full").ok();
+
+    service
+        .run("device delete full")
+        .fails(4, &["LUN 1 of", "sanctum lun remove"]);
+    service.run(&format!("lun remove {target} 1")).ok();
+    service
+        .run(&format!("lun remove {target} 1"))
+        .fails(1, &["no LUN 1"]);
+    service.run("device delete full").ok();
+    assert!(full.exists());
+    let path = full.display();
+    service
+        .run(&format!(
+            "device create image again --existing --path {path}"
+        ))
+        .ok();
+    assert_eq!(
+        service.json("device show again")["live"]["serial"],
+        shown["live"]["serial"]
+    );
+    service.run("device delete again --delete-file").ok();
+    assert_eq!(
+        site.dir().join("images").read_dir().unwrap().count(),
+        2,
+        "disk0 and what lies beside it"
+    );
+}
+
+#[test]
+fn a_ram_disk_is_empty_after_a_restart_and_says_so() {
+    let site = Site::new();
+    let service = site.start();
+    service.run("device create ram scratch --size 8M").ok();
+    service
+        .run(&format!("lun add {} scratch", site.target()))
+        .ok();
+    assert_eq!(
+        service.json("device show scratch")["live"]["state"],
+        "ready"
+    );
+    service.stop();
+    let service = site.start();
+    assert_eq!(
+        service.json("device show scratch")["live"]["state"],
+        "empty"
+    );
+    assert!(
+        service.json("status")["attention"][0]
+            .as_str()
+            .unwrap()
+            .contains("scratch")
+    );
+    service.run("device load scratch").ok();
+    assert_eq!(
+        service.json("device show scratch")["live"]["state"],
+        "ready"
+    );
+}
+
+#[test]
+fn an_existing_image_that_is_too_short_or_missing() {
+    let site = Site::new();
+    let service = site.start();
+    let short = site.scratch("short.img");
+    std::fs::write(&short, vec![1; 1 << 20]).unwrap();
+    let generation = service.generation();
+    let short = short.display();
+    service
+        .run(&format!(
+            "device create image short --existing --path {short} --size 2M"
+        ))
+        .fails(4, &["1048576 bytes"]);
+    service
+        .run("device create image none --existing --path /nonexistent/x.img")
+        .fails(1, &["/nonexistent/x.img"]);
+    assert_eq!(service.generation(), generation);
+    assert_eq!(
+        std::fs::read(site.scratch("short.img")).unwrap(),
+        vec![1; 1 << 20]
+    );
+}
+
+#[test]
+fn targets_and_access_rules() {
+    let site = Site::new();
+    let service = site.start();
+    let name = "iqn.2026-11.com.example:second";
+    service
+        .run(&format!(
+            "target create {name} --alias two --single --chap initiator"
+        ))
+        .ok();
+    service
+        .run(&format!("target create {name}"))
+        .fails(4, &["exists already"]);
+    service
+        .run("target create not-a-name")
+        .fails(1, &["no iSCSI name", "iscsi.target[2].name"]);
+    service
+        .run(&format!("target update {name} --chap nobody"))
+        .fails(1, &["nobody"]);
+    service.run(&format!("target update {name} --mutual target --mutual-required true --algorithm sha3-256 --algorithm md5")).ok();
+    let shown = service.json(&format!("target show {name}"));
+    assert_eq!(
+        shown["authentication"],
+        json!({"accounts": ["initiator"], "mutual": "target", "mutual_required": true, "algorithms": ["sha3-256", "md5"]})
+    );
+    assert_eq!(
+        (&shown["allow_multiple"], &shown["alias"]),
+        (&json!(false), &json!("two"))
+    );
+
+    service
+        .run(&format!("access add {name} allow --network 10.0.0.0/8"))
+        .ok();
+    service
+        .run(&format!(
+            "access add {name} deny --initiator iqn.bad* --position 1"
+        ))
+        .ok();
+    service
+        .run(&format!("access add {name} read-only --lun 0=4"))
+        .fails(1, &["no LUN 4"]);
+    service.run(&format!("access move {name} 1 2")).ok();
+    let actions: Vec<_> = service
+        .json(&format!("access list {name}"))
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| rule["action"].clone())
+        .collect();
+    assert_eq!(actions, ["allow", "deny"]);
+    service
+        .run(&format!("access remove {name} 3"))
+        .fails(1, &["no access rule 3"]);
+    service.run(&format!("access remove {name} 2")).ok();
+    service.run(&format!("target delete {name}")).ok();
+    service
+        .run(&format!("target show {name}"))
+        .fails(1, &["there is no target"]);
+}
+
+#[test]
+fn portals() {
+    let site = Site::new();
+    let service = site.start();
+    let port = free_port();
+    service
+        .run(&format!("portal add second 127.0.0.1:{port}"))
+        .ok();
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    service.run("portal disable second").ok();
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    service.run("portal enable second").ok();
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let listed = service.json("portal list");
+    assert_eq!(
+        (&listed[1]["listening"], &listed[1]["enabled"]),
+        (&json!(true), &json!(true))
+    );
+    service
+        .run(&format!("target update {} --portal second", site.target()))
+        .ok();
+    service
+        .run("portal remove second")
+        .fails(4, &["target iqn"]);
+    service
+        .run(&format!("target update {} --portal=", site.target()))
+        .ok();
+    service.run("portal remove second").ok();
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+}
+
+#[test]
+fn chap_accounts() {
+    let site = Site::new();
+    let service = site.start();
+    let secrets = || std::fs::read_to_string(site.dir().join("secrets/secrets.toml")).unwrap();
+    let add = |input: &str| run_with(&mut service.command("chap add bob --secret-stdin"), input);
+    add("short\n").fails(1, &["5 bytes", "12"]);
+    add("").fails(2, &["no secret"]);
+    assert!(!secrets().contains("bob"));
+    add("correct-horse\n").ok();
+    assert!(secrets().contains("\"bob\" = \"correct-horse\""));
+    add("battery-staple\n").fails(4, &["exists already", "set-secret"]);
+    assert!(secrets().contains("correct-horse"));
+    // Without a terminal there is nobody to ask.
+    service
+        .run("chap add carol")
+        .fails(2, &["--secret-stdin", "--generate"]);
+    let generation = service.generation();
+    service.run("chap set-secret bob --generate").ok();
+    assert!(!secrets().contains("correct-horse"));
+    assert_eq!(
+        service.generation(),
+        generation,
+        "a secret is no part of the settings"
+    );
+    service
+        .run(&format!("target update {} --chap bob", site.target()))
+        .ok();
+    service
+        .run("chap remove bob")
+        .fails(4, &["target iqn", "uses it"]);
+    service
+        .run(&format!("target update {} --chap initiator", site.target()))
+        .ok();
+    service.run("chap remove bob").ok();
+    assert!(!secrets().contains("bob"));
+}
+
+#[test]
+fn the_settings_as_a_whole() {
+    let site = Site::new();
+    let service = site.start();
+    let file = site.scratch("san.toml");
+    let path = file.display();
+    service.run(&format!("settings export {path}")).ok();
+    service
+        .run(&format!("settings export {path}"))
+        .fails(1, &["cannot write"]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let edited = format!(
+        "# by hand\n{}",
+        text.replace("queue_depth = 128", "queue_depth = 7")
+    );
+    std::fs::write(&file, &edited).unwrap();
+    let diff = service.json(&format!("settings diff {path}"));
+    assert!(diff["text"].as_str().unwrap().contains("+queue_depth = 7"));
+    assert_eq!(service.generation(), 1);
+    service
+        .run(&format!("settings apply {path} --expect 7"))
+        .fails(
+            4,
+            &["changed since generation 7", "generation 1 is in force"],
+        );
+    let mut apply = service.command(&format!("settings apply {path} --expect 1"));
+    crate::harness::run(apply.args(["--reason", "less queue"])).ok();
+    assert_eq!(service.json("device show disk0")["queue_depth"], 7);
+    assert_eq!(
+        service.json("settings show")["text"],
+        edited,
+        "comments are kept"
+    );
+    assert_eq!(service.json(&format!("settings apply {path}"))["text"], "");
+    let history = service.json("settings history");
+    assert_eq!(
+        (&history[0]["generation"], &history[0]["why"]),
+        (&json!(2), &json!("less queue"))
+    );
+    let events = service.json("event list --code settings-changed");
+    assert_eq!(events[0]["cause"], "less queue");
+    service.run("settings rollback 1").ok();
+    assert_eq!(service.json("device show disk0")["queue_depth"], 128);
+    assert_eq!(service.generation(), 3);
+    service
+        .run("settings rollback 99")
+        .fails(1, &["no generation 99"]);
+    let done = run_with(&mut service.command("settings apply -"), &edited).ok();
+    assert!(done.out.contains("generation 4 is in force"));
+}
+
+#[test]
+fn tables_are_for_people() {
+    let site = Site::new();
+    let service = site.start();
+    let listed = service.run("device list").ok().out;
+    let mut lines = listed.lines();
+    assert_eq!(
+        lines.next().unwrap().split_whitespace().collect::<Vec<_>>(),
+        ["NAME", "KIND", "SIZE", "CACHE", "EXPOSED", "AS", "STATE"]
+    );
+    assert!(lines.next().unwrap().starts_with("disk0"));
+    let shown = service
+        .run(&format!("target show {}", site.target()))
+        .ok()
+        .out;
+    assert!(
+        shown.contains("disk0") && shown.contains("127.0.0.0/8"),
+        "{shown}"
+    );
+    assert!(!listed.contains('\x1b') && !shown.contains('\x1b'));
+    for words in [
+        "status",
+        "target list",
+        "lun list",
+        "portal list",
+        "chap list",
+        "session list",
+        "event list",
+        "settings show",
+        "settings history",
+    ] {
+        assert!(!service.run(words).ok().out.is_empty(), "{words}");
+    }
+    service.run("session drop 77").fails(1, &["no session"]);
+}
