@@ -127,7 +127,7 @@ impl Shared {
     fn geometry(&self) -> Geometry {
         Geometry {
             block_size: self.block_size,
-            physical_block_size: self.block_size.max(4096),
+            physical_block_size: self.block_size,
             blocks: self.bytes.load(Ordering::Acquire) / u64::from(self.block_size),
         }
     }

@@ -297,8 +297,10 @@ pub enum DiskError {
     },
 }
 
-/// A running operation. Not `Send`: it stays on the shard that started it. Dropping it gives up
-/// waiting; what the kernel was already told still happens.
+/// A running operation. Not `Send`: it stays on the shard that started it.
+///
+/// Drive it to its end as long as anybody uses the device. Dropping it only gives up waiting: what
+/// the kernel was already told still happens, later, and ranges held for it are no longer held.
 pub type Execution = Pin<Box<dyn Future<Output = Result<Reply, DiskError>>>>;
 
 /// A device. Shared by all shards; each operation runs on the shard that starts it.
