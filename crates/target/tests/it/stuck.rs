@@ -1,13 +1,11 @@
 //! Commands whose I/O does not end, and what has to wait for them.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{HANG, Initiator, World, block, cdb, read10, reserve_out, sense, write10};
 use disk::OpKind;
 use disk::fault::{Action, Rule};
 use iscsi::initiator::{TmfFunction, TmfResponse};
-use support::{HANG, Initiator, World, block, cdb, read10, reserve_out, sense, write10};
 
 const LONG: Duration = HANG;
 const SHORT: Duration = Duration::from_millis(1500);
