@@ -14,7 +14,7 @@ use md5::{Digest as _, Md5};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::limits::{BINARY_BYTES_MAX, BINARY_TEXT_MAX};
+use crate::limits::{BINARY_BYTES_MAX, BINARY_TEXT_MAX, CHALLENGE_BYTES_MIN};
 use crate::text;
 
 /// A CHAP secret; wiped when dropped, and never shown.
@@ -166,6 +166,12 @@ pub enum ChapError {
     /// Unknown user or wrong secret; which one is not told.
     #[error("user unknown or secret wrong")]
     Refused,
+    /// Our own challenge is too short to protect anything, or too long to be sent.
+    #[error("our challenge has {len} bytes; it needs 16 to 1024 random ones")]
+    Challenge {
+        /// Its length.
+        len: usize,
+    },
     /// Our own challenge was sent back to us.
     #[error("the other side sent our own challenge back (reflection attack)")]
     Reflected,
@@ -277,6 +283,17 @@ pub fn encode_value(bytes: &[u8]) -> String {
         }
     }
     value
+}
+
+/// Checks the length of a challenge of ours, before it protects anything.
+///
+/// # Errors
+/// [`ChapError::Challenge`].
+pub const fn check_challenge(challenge: &[u8]) -> Result<(), ChapError> {
+    match challenge.len() {
+        CHALLENGE_BYTES_MIN..=BINARY_BYTES_MAX => Ok(()),
+        len => Err(ChapError::Challenge { len }),
+    }
 }
 
 /// The first hash in `allowed` (ordered by preference) that the other side's CHAP_A list names.

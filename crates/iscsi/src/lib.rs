@@ -69,7 +69,8 @@ pub trait Output {
     /// A piece of data passed by reference, such as a slice of a pooled buffer.
     type Payload: AsRef<[u8]>;
 
-    /// Appends bytes (headers, digests, padding, text); at most a few KiB a call.
+    /// Appends bytes (headers, digests, padding, text, ping data); never empty, and at most one data
+    /// segment that the other side takes.
     fn bytes(&mut self, bytes: &[u8]);
 
     /// Appends `payload[range]` without copying it. The range is never empty and lies within the

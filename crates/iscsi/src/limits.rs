@@ -22,14 +22,14 @@ pub const VALUE_BYTES_MAX: usize = 255;
 /// Bytes of a large binary value (challenge, response) once decoded.
 pub const BINARY_BYTES_MAX: usize = 1024;
 
+/// Fewest bytes of a CHAP challenge of ours: what a dictionary of answers cannot cover.
+pub const CHALLENGE_BYTES_MIN: usize = 16;
+
 /// Characters of a large binary value as text: two a byte and the prefix.
 pub const BINARY_TEXT_MAX: usize = 2 * BINARY_BYTES_MAX + 2;
 
 /// Bytes of an iSCSI name.
 pub const NAME_BYTES_MAX: usize = 223;
-
-/// Bytes of a CHAP secret that is accepted from configuration.
-pub const SECRET_BYTES_MAX: usize = 255;
 
 /// Bytes of the longest CDB (an extended CDB in an additional header segment).
 pub const CDB_BYTES_MAX: usize = 260;

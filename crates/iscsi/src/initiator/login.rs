@@ -343,6 +343,7 @@ impl Login {
             error,
         })?;
         if let Some(mutual) = mutual {
+            chap::check_challenge(&mutual.challenge)?;
             if chap::same_secret(secret, &mutual.secret) {
                 return Err(ChapError::SameSecret);
             }

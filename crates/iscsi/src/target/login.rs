@@ -327,6 +327,10 @@ impl Login {
         acceptance: Acceptance,
         config: &Config,
     ) -> Result<Outcome, Refusal> {
+        if let Authentication::Chap(policy) = &acceptance.authentication {
+            chap::check_challenge(&policy.challenge)
+                .map_err(|error| Refusal::new(LoginStatus::TargetError, error.to_string()))?;
+        }
         let discovery = self.identity.session_type == SessionType::Discovery;
         let offer = acceptance.config.as_deref().unwrap_or(config).offer();
         self.negotiation = Some(Negotiation::new(offer, discovery));

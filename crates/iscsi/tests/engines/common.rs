@@ -1,5 +1,4 @@
 //! A pair of engines on a virtual clock, and a raw client that can misbehave.
-#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use iscsi::frame::{self, Digests, Received, Receiver};
 use iscsi::initiator::{self, Completion, Request, Settings};
-use iscsi::pdu::{self, Header, LoginRequest, LoginResponse};
+use iscsi::pdu::{self, Header, LoginRequest, LoginResponse, Opcode, Reject, RejectReason};
 use iscsi::target::{
     self, Acceptance, Account, Authentication, ChapPolicy, Config, LoginPolicy, LogoutStatus,
     ScsiStatus, Secret, TargetRecord, TaskId, TmfResponse, Which,
@@ -18,6 +17,12 @@ use iscsi::{Output, text};
 pub(crate) const INITIATOR: &str = "iqn.2026-01.org.example:initiator";
 pub(crate) const TARGET: &str = "iqn.2026-01.org.example:target";
 pub(crate) const ISID: [u8; 6] = [0x80, 1, 2, 3, 4, 5];
+
+/// A start for a virtual clock.
+#[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+pub(crate) fn start_of_time() -> Instant {
+    Instant::now()
+}
 
 /// What an engine sends, in one piece.
 #[derive(Debug, Default)]
@@ -173,6 +178,17 @@ impl Service {
                     out,
                 );
             }
+            other => self.side_event(engine, other, out),
+        }
+    }
+
+    fn side_event(
+        &mut self,
+        engine: &mut target::Connection,
+        event: target::Event<'_>,
+        out: &mut Wire,
+    ) {
+        match event {
             target::Event::TaskManagement(function) => {
                 self.log.push(format!("function {:?}", function.function));
                 if self.hold {
@@ -202,6 +218,7 @@ impl Service {
                 self.log.push(format!("logout {reason:?}"));
                 engine.logout_done(LogoutStatus::Success, out);
             }
+            other => panic!("not expected here: {other:?}"),
         }
     }
 
@@ -282,7 +299,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(config: Config, policy: LoginPolicy, settings: Settings) -> Self {
-        let now = Instant::now();
+        let now = start_of_time();
         let mut pair = Self {
             now,
             initiator: initiator::Connection::new(settings, now),
@@ -494,7 +511,7 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) fn new(config: Config, policy: LoginPolicy) -> Self {
-        let now = Instant::now();
+        let now = start_of_time();
         Self {
             now,
             target: target::Connection::new(Arc::new(config), now),
@@ -608,4 +625,18 @@ impl Raw {
     pub(crate) fn log(&mut self) -> Vec<String> {
         std::mem::take(&mut self.service.log)
     }
+}
+
+pub(crate) const TO_FULL_FEATURE: u8 = pdu::TRANSIT | 1 << 2 | 3;
+pub(crate) const NAMES: [(&str, &str); 2] = [("InitiatorName", INITIATOR), ("TargetName", TARGET)];
+
+pub(crate) fn rejected(seen: &[Seen]) -> Option<RejectReason> {
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0].header.opcode(), Some(Opcode::Reject));
+    assert_eq!(seen[0].data.len(), pdu::BHS_LEN);
+    RejectReason::from_wire(Reject::decode(&seen[0].header).reason)
+}
+
+pub(crate) fn opcodes(seen: &[Seen]) -> Vec<Option<Opcode>> {
+    seen.iter().map(|pdu| pdu.header.opcode()).collect()
 }

@@ -1,11 +1,8 @@
 //! Initiator engine and target engine against each other.
 
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::*;
 use iscsi::initiator::{
     self, Algorithm, ChapLogin, Completion, Event, LogoutReason, LogoutStatus, Message, Mutual,
     Offer, Request, Residual, Settings, SubmitError, TmfFunction, TmfResponse,
@@ -16,6 +13,8 @@ use iscsi::target::{
     TargetRecord,
 };
 use proptest::prelude::*;
+
+use crate::common::*;
 
 fn login(policy: LoginPolicy, settings: Settings) -> Pair {
     let mut pair = Pair::new(Config::default(), policy, settings);
@@ -144,6 +143,29 @@ fn an_unknown_user_and_a_wrong_secret_look_the_same() {
         answers.push(pair.sent.1);
     }
     assert_eq!(answers[0], answers[1], "the same bytes");
+}
+
+#[test]
+fn challenges_have_to_be_long_enough() {
+    for len in [0, 15, 1025] {
+        let policy = ChapPolicy {
+            challenge: vec![7; len],
+            ..chap_policy()
+        };
+        let pair = login(require_chap(policy), with_chap(user("users-secret-1")));
+        assert_eq!(pair.told.failed, Some((0x0300, None)), "{len}");
+        let policy = ChapPolicy {
+            mutual: Some(account("target", "targets-secret")),
+            ..chap_policy()
+        };
+        let mut chap = user("users-secret-1");
+        chap.mutual = Some(Mutual {
+            challenge: vec![7; len],
+            ..mutual("targets-secret")
+        });
+        let mut pair = Pair::new(Config::default(), require_chap(policy), with_chap(chap));
+        assert!(pair.settle().unwrap_err().contains("our challenge"));
+    }
 }
 
 #[test]

@@ -1,12 +1,8 @@
 //! Neither engine panics, hangs or grows on damaged streams: whole recorded sessions with flipped
 //! bits, cut, repeated or reordered, and plain noise.
 
-mod common;
-
 use std::sync::Arc;
-use std::time::Instant;
 
-use common::*;
 use iscsi::initiator::{self, ChapLogin, Mutual, Request, Settings, TmfFunction};
 use iscsi::limits::{LOGIN_TEXT_BYTES_MAX, SEND_TARGETS_BYTES_MAX};
 use iscsi::negotiation::Digest;
@@ -14,6 +10,8 @@ use iscsi::target::{self, ChapPolicy, Config, LoginPolicy, TargetRecord};
 use iscsi::{chap, name, text};
 use proptest::prelude::*;
 use proptest::sample::Index;
+
+use crate::common::*;
 
 /// How a recorded session was made, so that it can be replayed against a fresh engine.
 #[derive(Clone, Debug)]
@@ -53,6 +51,17 @@ fn record(discovery: bool, digest: Digest) -> Recording {
     settings.offer.max_recv_data_segment_length = 1024;
     settings.offer.first_burst_length = 1024;
     settings.offer.max_burst_length = 2048;
+    let (to_target, to_initiator) = run(discovery, &settings, &policy);
+    Recording {
+        to_target,
+        to_initiator,
+        settings,
+        policy,
+    }
+}
+
+/// Both streams of one session.
+fn run(discovery: bool, settings: &Settings, policy: &LoginPolicy) -> (Vec<u8>, Vec<u8>) {
     let mut pair = Pair::new(config(), policy.clone(), settings.clone());
     pair.settle().unwrap();
     assert!(pair.told.logged_in.is_some());
@@ -91,13 +100,7 @@ fn record(discovery: bool, digest: Digest) -> Recording {
         .logout(reason, 0, &mut pair.to_target)
         .unwrap();
     pair.settle().unwrap();
-    let (to_target, to_initiator) = std::mem::take(&mut pair.sent);
-    Recording {
-        to_target,
-        to_initiator,
-        settings,
-        policy,
-    }
+    std::mem::take(&mut pair.sent)
 }
 
 fn config() -> Config {
@@ -123,7 +126,7 @@ const TARGET_BYTES_MAX: usize = 8 * LOGIN_TEXT_BYTES_MAX + 64 * 1024 + 4096;
 
 /// Feeds a target engine; its service takes every decision that a real one could.
 fn feed_target(policy: &LoginPolicy, bytes: &[u8], cuts: &[usize]) {
-    let now = Instant::now();
+    let now = start_of_time();
     let mut engine = target::Connection::new(Arc::new(config()), now);
     let mut service = Service::new(policy.clone());
     service.listing = listing();
@@ -184,7 +187,7 @@ fn forgiving(
 }
 
 fn feed_initiator(settings: &Settings, bytes: &[u8], cuts: &[usize]) {
-    let now = Instant::now();
+    let now = start_of_time();
     let mut engine = initiator::Connection::<Arc<[u8]>>::new(settings.clone(), now);
     let mut out = Wire::default();
     engine.start(&mut out);
