@@ -22,8 +22,8 @@ use crate::op::{Op, Outcome, sent};
 use crate::signal::Signal;
 use crate::simulation::{Fault, OpKind, Simulation};
 
-/// What a turn takes that does not wait: even so time passes, or futures that keep a reactor busy
-/// would hold up all else for ever.
+/// What a turn takes that does not wait: even so time passes, or futures and threads that keep a
+/// reactor busy would hold up all else for ever.
 const TURN: Duration = Duration::from_micros(1);
 
 /// The driver.
@@ -241,6 +241,9 @@ impl Driver for Simulated {
         }
         loop {
             let stirred = self.take_signal()?;
+            if stirred {
+                self.elapsed += TURN;
+            }
             while self.run(ended) && ended.is_empty() {}
             if stirred || !ended.is_empty() {
                 return Ok(());
