@@ -22,6 +22,9 @@ pub const DATA_OUT_BYTES_MAX: u32 = 16 * 1024 * 1024;
 pub const POOL_BYTES_PER_SHARD: usize = 512 * 1024 * 1024;
 /// Of that, bytes kept for reuse while idle.
 pub const POOL_IDLE_BYTES: usize = 32 * 1024 * 1024;
+/// Share of a shard's buffer memory that one session may hold, as a divisor: past it its commands
+/// get TASK SET FULL while other sessions go on.
+pub const SESSION_SHARE: usize = 4;
 /// Commands that wait at one LUN for a slot or a range; one more gets TASK SET FULL.
 pub const GATE_QUEUE_MAX: usize = 4096;
 /// Messages from the control plane that wait at a shard; senders wait for room.
@@ -37,6 +40,8 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub const NOP_INTERVAL: Duration = Duration::from_secs(10);
 /// Time for the answer to that NOP-In; then the connection is dropped.
 pub const NOP_TIME_MAX: Duration = Duration::from_secs(20);
+/// Time in which an initiator has to take something of what is sent to it; then TCP drops it.
+pub const SEND_TIME_MAX: Duration = Duration::from_secs(60);
 /// Portals at most.
 pub const PORTALS_MAX: usize = 256;
 /// Targets at most.
@@ -54,5 +59,5 @@ pub const NOTICES: usize = 1024;
 /// Nexuses remembered as writers of one device whose cache is volatile.
 pub const WRITERS_MAX: usize = 1024;
 
-const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD);
+const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD / SESSION_SHARE);
 const _: () = assert!(COMMAND_WINDOW as usize <= GATE_QUEUE_MAX);

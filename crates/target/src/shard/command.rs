@@ -64,6 +64,8 @@ pub(super) struct Running {
     data_out: Option<Buffer>,
     last_read: Option<SharedBuffer>,
     pass: Option<Pass>,
+    /// Buffer bytes it counts for in its session's share.
+    held: usize,
     /// It ends without an answer.
     pub(super) aborted: bool,
     /// Counted as one whose end somebody waits for.
@@ -142,6 +144,7 @@ impl Shard {
             data_out: None,
             last_read: None,
             pass: None,
+            held: 0,
             aborted: false,
             owed: false,
             waits: Vec::new(),
@@ -172,14 +175,28 @@ impl Shard {
         if len > limits::DATA_OUT_BYTES_MAX {
             return self.finish(index, &Response::illegal(scsi::sense::Code::INVALID_FIELD));
         }
-        let Some(buffer) = self.pool.take(len as usize) else {
+        let Some(buffer) = self.take_buffer(index, len as usize) else {
             return self.finish(index, &Response::status(Status::TaskSetFull));
         };
+        let running = &mut self.running[index];
         running.data_out = Some(buffer);
         running.phase = Phase::Receiving;
         let (connection, id) = (running.connection, running.id);
         let connection = &mut self.connections[connection];
         connection.engine.solicit_len(id, len, &mut connection.out);
+    }
+
+    /// A buffer for a command, within its session's share of the pool.
+    fn take_buffer(&mut self, index: usize, len: usize) -> Option<Buffer> {
+        let running = self.running.get_mut(index)?;
+        let session = self.sessions.get_mut(running.session)?;
+        if session.held + len > self.share {
+            return None;
+        }
+        let buffer = self.pool.take(len)?;
+        session.held += len;
+        running.held += len;
+        Some(buffer)
     }
 
     /// A piece of data-out; pieces of commands that ended already are nobody's.
@@ -323,7 +340,15 @@ impl Shard {
         };
         let block = unit.block_size;
         drop(unit);
-        let Some((request, len, lent)) = running.request(op, block, &self.pool) else {
+        let buffer = match running.buffer_bytes(&op, block) {
+            0 => None,
+            len => match self.take_buffer(index, len) {
+                None => return self.finish(index, &Response::status(Status::TaskSetFull)),
+                buffer => buffer,
+            },
+        };
+        let running = &mut self.running[index];
+        let Some((request, len, lent)) = running.request(op, block, buffer) else {
             return self.finish(index, &Response::status(Status::TaskSetFull));
         };
         running.phase = Phase::Disk(OnDisk { len, lent });
@@ -481,7 +506,8 @@ impl Shard {
             && connection.session == Some(running.session)
         {
             connection.engine.forget(running.id);
-            self.mark(running.connection);
+            // The engine may have to tell that the window is open again.
+            self.tick_connection(running.connection);
         }
         self.settle(running);
     }
@@ -490,6 +516,7 @@ impl Shard {
         let running = self.running.remove(index);
         if let Some(session) = self.sessions.get_mut(running.session) {
             session.tasks.remove(&running.id);
+            session.held -= running.held;
         }
         running
     }
@@ -579,25 +606,44 @@ impl Running {
             .resume(Resume::Disk(result), &unit.published(), &self.shared.nexus)
     }
 
+    /// Bytes of a fresh buffer that an operation needs: reads, patterns, and writes that do not
+    /// begin at the start of the task's own data.
+    fn buffer_bytes(&self, op: &DiskOp, block: u32) -> usize {
+        match op {
+            DiskOp::Read { blocks, .. } | DiskOp::WritePattern { blocks, .. } => {
+                bytes_of(*blocks, block)
+            }
+            DiskOp::Write {
+                blocks,
+                data_offset,
+                ..
+            } if *data_offset > 0 => bytes_of(*blocks, block),
+            DiskOp::Write { .. }
+            | DiskOp::Zero { .. }
+            | DiskOp::Flush
+            | DiskOp::Unmap(_)
+            | DiskOp::Status { .. } => 0,
+        }
+    }
+
     /// The disk request for an operation, the bytes it moves, and whether it carries the task's own
-    /// data-out buffer. `None`: no buffer is free.
+    /// data-out buffer. `buffer` has [`Running::buffer_bytes`] bytes. `None`: the task asks for
+    /// more than it has, which it does not.
     fn request(
         &mut self,
         op: DiskOp,
         block: u32,
-        pool: &ring::Pool,
+        buffer: Option<Buffer>,
     ) -> Option<(Request, usize, bool)> {
         let wide = u64::from(block);
-        let bytes = |blocks: u32| blocks as usize * block as usize;
         Some(match op {
             DiskOp::Read { lba, blocks } => {
-                let len = bytes(blocks);
-                let buffer = pool.take(len)?;
+                let len = bytes_of(blocks, block);
                 (
                     Request::Read {
                         offset: lba * wide,
                         len,
-                        buffer,
+                        buffer: buffer?,
                     },
                     len,
                     false,
@@ -609,16 +655,16 @@ impl Running {
                 data_offset,
                 fua,
             } => {
-                let len = bytes(blocks);
-                let lent = data_offset == 0;
-                let buffer = if lent {
-                    self.data_out.take()?
-                } else {
-                    let mut buffer = pool.take(len)?;
-                    let start = data_offset as usize;
-                    let data = self.data_out.as_ref()?.get(start..start + len)?;
-                    buffer.get_mut(..len)?.copy_from_slice(data);
-                    buffer
+                let len = bytes_of(blocks, block);
+                let lent = buffer.is_none();
+                let buffer = match buffer {
+                    None => self.data_out.take()?,
+                    Some(mut buffer) => {
+                        let start = data_offset as usize;
+                        let data = self.data_out.as_ref()?.get(start..start + len)?;
+                        buffer.get_mut(..len)?.copy_from_slice(data);
+                        buffer
+                    }
                 };
                 (
                     Request::Write {
@@ -637,8 +683,8 @@ impl Running {
                 pattern,
                 fua,
             } => {
-                let len = bytes(blocks);
-                let mut buffer = pool.take(len)?;
+                let len = bytes_of(blocks, block);
+                let mut buffer = buffer?;
                 for piece in buffer.get_mut(..len)?.chunks_mut(pattern.len().max(1)) {
                     piece.copy_from_slice(pattern.get(..piece.len())?);
                 }
@@ -681,6 +727,10 @@ impl Running {
             DiskOp::Status { lba } => (Request::Status { offset: lba * wide }, 0, false),
         })
     }
+}
+
+const fn bytes_of(blocks: u32, block: u32) -> usize {
+    blocks as usize * block as usize
 }
 
 /// Disk errors in SCSI's words; what SCSI makes of them is `scsi`'s table.

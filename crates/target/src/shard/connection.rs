@@ -238,7 +238,7 @@ impl Shard {
     ) {
         let full = self.connections.len() >= limits::CONNECTIONS_PER_SHARD_MAX
             || self.logins >= limits::LOGINS_PER_SHARD_MAX;
-        let buffer = self.pool.take(limits::RECEIVE_BYTES);
+        let buffer = self.receive_pool.take(limits::RECEIVE_BYTES);
         let local = local_address(&socket);
         let (Some(buffer), Some(local), false) = (buffer, local, full || self.stopping) else {
             self.board.connections.fetch_sub(1, Ordering::Relaxed);
@@ -248,6 +248,7 @@ impl Shard {
         // Without these the connection works, only less well.
         let _ = options.set_tcp_nodelay(true);
         let _ = options.set_keepalive(true);
+        let _ = options.set_tcp_user_timeout(Some(limits::SEND_TIME_MAX));
         portal.connections.fetch_add(1, Ordering::Relaxed);
         self.logins += 1;
         let generation = self.next_generation();
@@ -493,7 +494,9 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        if connection.dead {
+        // While input is held back the peer only looks silent; the socket's own bound watches over
+        // what it does not take.
+        if connection.dead || connection.is_blocked() || !connection.unread.is_empty() {
             return;
         }
         match connection.engine.tick(now, &mut connection.out) {

@@ -69,7 +69,12 @@ pub(crate) struct Shard {
     index: usize,
     reactor: Reactor<Finished>,
     io: Io,
+    /// Data of commands.
     pool: Pool,
+    /// Bytes of it that one session may hold.
+    share: usize,
+    /// Receive buffers of connections: commands never take their place, nor they that of commands.
+    receive_pool: Pool,
     inbox: mpsc::Receiver<ShardMessage>,
     board: Arc<Board>,
     links: Links,
@@ -171,6 +176,11 @@ impl Shard {
             io: reactor.io(),
             reactor,
             pool,
+            share: setup.pool_bytes / limits::SESSION_SHARE,
+            receive_pool: Pool::new(PoolLimits {
+                bytes_max: limits::CONNECTIONS_PER_SHARD_MAX * limits::RECEIVE_BYTES,
+                idle_bytes_max: limits::POOL_IDLE_BYTES,
+            }),
             inbox,
             board,
             links,

@@ -37,6 +37,8 @@ pub(super) struct Session {
     connection: ConnectionId,
     /// Running commands by the engine's name for them.
     pub(super) tasks: HashMap<TaskId, usize>,
+    /// Buffer bytes of its commands.
+    pub(super) held: usize,
     ending: Option<&'static str>,
 }
 
@@ -69,6 +71,7 @@ impl Session {
             numbers: Vec::new(),
             connection,
             tasks: HashMap::new(),
+            held: 0,
             ending: None,
         };
         session.map(luns);

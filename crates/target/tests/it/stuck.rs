@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::support::{HANG, Initiator, World, block, cdb, read10, reserve_out, sense, write10};
+use crate::support::{
+    HANG, Initiator, World, block, cdb, config, free_port, read10, reserve_out, sense, write10,
+};
 use disk::OpKind;
 use disk::fault::{Action, Rule};
 use iscsi::initiator::{TmfFunction, TmfResponse};
+use target::Options;
 
 const LONG: Duration = HANG;
 const SHORT: Duration = Duration::from_millis(1500);
@@ -167,4 +170,45 @@ fn a_stalled_disk_does_not_stall_discovery_or_other_luns_of_the_shard() {
     }
     world.fault.release();
     assert_eq!(a.end_of(write).0.status, 0);
+}
+
+#[test]
+fn one_session_cannot_take_the_memory_of_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        shards: 1,
+        pool_bytes_per_shard: 1 << 20,
+        ..Options::new(directory.path())
+    };
+    let world = World::start_with(directory, options, config(free_port()));
+    let mut greedy = world.initiator("greedy");
+    let mut modest = world.initiator("modest");
+    let rule = Rule {
+        count: 64,
+        ..Rule::next(OpKind::Read, Action::Stall)
+    };
+    world.fault.add(rule).unwrap();
+    let reads: Vec<_> = (0..8)
+        .map(|_| greedy.submit(read10(0, 128), None, 65536))
+        .collect();
+    world.wait_for("the stalled reads", || world.fault.stalled() == 4);
+    let refused = reads[4..].iter().map(|read| greedy.end_of(*read).0.status);
+    assert_eq!(
+        refused.collect::<Vec<_>>(),
+        [0x28; 4],
+        "TASK SET FULL past a quarter"
+    );
+    assert_eq!(
+        modest.run(write10(0, 128), Some(vec![1; 65536]), 0).status,
+        0
+    );
+    world.fault.release();
+    for read in &reads[..4] {
+        assert_eq!(greedy.end_of(*read).0.status, 0);
+    }
+    assert_eq!(
+        greedy.run(read10(0, 128), None, 65536).status,
+        0,
+        "the share is free again"
+    );
 }

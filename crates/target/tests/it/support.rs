@@ -112,6 +112,19 @@ impl World {
         drain_time: Duration,
         config: Config,
     ) -> Self {
+        let options = Options {
+            shards: 2,
+            drain_time,
+            ..Options::new(directory.path())
+        };
+        Self::start_with(directory, options, config)
+    }
+
+    pub(crate) fn start_with(
+        directory: tempfile::TempDir,
+        options: Options,
+        config: Config,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -126,12 +139,7 @@ impl World {
                 Ok(fault)
             },
         );
-        let options = Options {
-            shards: 2,
-            drain_time,
-            opener,
-            ..Options::new(directory.path())
-        };
+        let options = Options { opener, ..options };
         let address = config.portals[0].socket_address();
         let (sender, notices) = mpsc::channel(1024);
         let service = runtime
