@@ -84,7 +84,10 @@ impl Shard {
 
     /// Ends a command: at once where nothing is under way, else when it comes back.
     fn abort(&mut self, index: usize, wait: usize) {
-        let running = &mut self.running[index];
+        // Gone where its end was part of what an earlier one in the same list led to.
+        let Some(running) = self.running.get_mut(index) else {
+            return;
+        };
         let key = key_of(index, running.generation);
         running.aborted = true;
         let ends_now = match &running.phase {
@@ -131,16 +134,18 @@ impl Shard {
             Abort::All => self.tasks_where(|running| of_unit(&running.unit)),
         };
         for index in aborted {
-            let key = key_of(index, self.running[index].generation);
+            let Some(running) = self.running.get(index) else {
+                continue;
+            };
+            let key = key_of(index, running.generation);
             let asked = |by: Reply| by.shard == self.index && by.key == key;
             if work.asked_by.is_some_and(asked) {
                 continue;
             }
             if let Some(by) = &work.cleared_by
-                && self.running[index].shared.nexus != *by
+                && running.shared.nexus != *by
             {
-                let session = self.running[index].session;
-                if let Some(session) = self.sessions.get_mut(session) {
+                if let Some(session) = self.sessions.get_mut(running.session) {
                     session.attend_one(&work.unit, Attention::CommandsCleared);
                 }
             }

@@ -507,7 +507,8 @@ impl Shard {
         {
             connection.engine.forget(running.id);
             // The engine may have to tell that the window is open again.
-            self.tick_connection(running.connection);
+            connection.tick_soon = true;
+            self.mark(running.connection);
         }
         self.settle(running);
     }

@@ -114,6 +114,8 @@ pub(super) struct Connection {
     /// Part of `buffer` that the engine has not seen.
     unread: Range<usize>,
     is_dirty: bool,
+    /// The engine's clocks are to be looked at before the next flush.
+    pub(super) tick_soon: bool,
     /// The control plane is deciding about its login: input rests.
     pub(super) waiting: bool,
     /// Still in login: counts against [`limits::LOGINS_PER_SHARD_MAX`].
@@ -267,6 +269,7 @@ impl Shard {
             buffer: Some(buffer),
             unread: 0..0,
             is_dirty: false,
+            tick_soon: false,
             waiting: false,
             in_login: true,
             session: None,
@@ -392,6 +395,13 @@ impl Shard {
 
     pub(super) fn flush_all(&mut self) {
         while let Some(index) = self.dirty.pop() {
+            let asked = self
+                .connections
+                .get_mut(index)
+                .map(|c| std::mem::take(&mut c.tick_soon));
+            if asked == Some(true) {
+                self.tick_connection(index);
+            }
             self.flush(index);
         }
     }
