@@ -14,8 +14,8 @@ use crate::config::{Portal, Target};
 use crate::limits;
 use crate::path::url;
 use crate::request::{
-    Change, DeviceChange, DeviceRemoval, EventQuery, MoveRule, NewAccount, NewDevice, NewLun,
-    NewRule, NewSecret, PortalChange, Rollback, SettingsText, TargetChange, TaskQuery,
+    Change, DeviceChange, DeviceRemoval, EventQuery, Export, MoveRule, NewAccount, NewDevice,
+    NewLun, NewRule, NewSecret, PortalChange, Rollback, SettingsText, TargetChange, TaskQuery,
 };
 use crate::view::{
     AccountView, Applied, DeviceView, Difference, HistoryEntry, LunAdded, PortalView, RuleView,
@@ -340,6 +340,12 @@ impl Client {
     /// A kept generation.
     pub async fn settings_of(&self, generation: u64) -> Result<SettingsShown, ClientError> {
         self.read(&["settings", "history", &generation.to_string()], NOTHING)
+            .await
+    }
+
+    /// The settings in force for taking away, with secrets only under a passphrase.
+    pub async fn export_settings(&self, how: &Export) -> Result<SettingsShown, ClientError> {
+        self.send(Method::POST, url(&["settings", "export"]), Some(how))
             .await
     }
 

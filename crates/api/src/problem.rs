@@ -49,7 +49,6 @@ impl Code {
     /// Every code, in the order of the table in the documents.
     pub const ALL: [Self; 15] = [
         Self::InvalidRequest,
-        Self::InvalidSettings,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -60,9 +59,10 @@ impl Code {
         Self::Refused,
         Self::Cancelled,
         Self::TooLarge,
+        Self::InvalidSettings,
+        Self::Internal,
         Self::Busy,
         Self::NoSpace,
-        Self::Internal,
     ];
 
     /// The HTTP status that carries this code.

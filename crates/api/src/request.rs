@@ -151,12 +151,24 @@ pub struct MoveRule {
     pub to: usize,
 }
 
+/// How settings are taken away.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Export {
+    /// Puts all secrets into the document, under this passphrase; without it they stay out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<Secret>,
+}
+
 /// A settings document to compare or apply.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SettingsText {
     /// The document, in TOML.
     pub text: String,
+    /// Opens the secrets that an export holds; they replace those of the same names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<Secret>,
     /// The file it came from, for messages only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,

@@ -53,9 +53,14 @@ pub(crate) fn secret_from_stdin() -> Result<Secret, Failure> {
     Ok(Secret::new(secret))
 }
 
+/// Asks for a secret once, without showing it.
+pub(crate) fn hidden_once(what: &str) -> Result<Secret, Failure> {
+    hidden(&format!("{what}: "))
+}
+
 /// Asks for a secret twice, without showing it.
-pub(crate) fn secret_from_terminal(user: &str) -> Result<Secret, Failure> {
-    let first = hidden(&format!("CHAP secret of {user}: "))?;
+pub(crate) fn hidden_twice(what: &str) -> Result<Secret, Failure> {
+    let first = hidden(&format!("{what}: "))?;
     let second = hidden("the same again: ")?;
     if first.expose() != second.expose() {
         return Err(Failure::usage("the two secrets differ", "try again"));

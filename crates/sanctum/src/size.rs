@@ -68,7 +68,7 @@ pub(crate) fn show(bytes: u64) -> String {
         return format!("{bytes} B");
     };
     let one = 1u64 << shift;
-    if bytes % one == 0 {
+    if bytes.is_multiple_of(one) {
         return format!("{} {unit}iB", bytes / one);
     }
     let tenths = u128::from(bytes) * 10 / u128::from(one);

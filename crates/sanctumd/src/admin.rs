@@ -21,7 +21,7 @@ use api::{Code, Problem};
 use events::Draft;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
-use settings::{ActivateError, CheckError, Document, Loaded, Plan, Secrets, Store};
+use settings::{ActivateError, CheckError, Document, Imported, Loaded, Plan, Secrets, Store};
 use target::{Service, ServiceError};
 
 use crate::data_dir::DataDir;
@@ -222,6 +222,101 @@ impl Admin {
     pub(crate) fn check(&self, document: &Document) -> Result<(), CheckError> {
         let secrets = self.0.parts.secrets.lock();
         check(document, &|name| secrets.contains(name))
+    }
+
+    /// Whether the data path could serve a document once the store has these secrets, too.
+    pub(crate) fn check_with(
+        &self,
+        document: &Document,
+        names: &[String],
+    ) -> Result<(), CheckError> {
+        let secrets = self.0.parts.secrets.lock();
+        check(document, &|name| {
+            secrets.contains(name) || names.iter().any(|other| other == name)
+        })
+    }
+
+    /// The settings with all secrets under a passphrase. Takes a second or so.
+    pub(crate) fn export(
+        &self,
+        document: &Document,
+        passphrase: &SecretString,
+    ) -> Result<String, Problem> {
+        // A copy of its own, so that a slow derivation does not keep the store.
+        let secrets =
+            Secrets::load(self.data_dir().path()).map_err(|error| trouble::secrets(&error))?;
+        settings::export(document, Some((&secrets, passphrase)))
+            .map_err(|error| trouble::export(&error))
+    }
+
+    /// Makes a document that was read be in force, its secrets first: a document whose secrets are
+    /// missing is never in force. When the document is refused, the secrets go back to what they were.
+    pub(crate) async fn bring_in(
+        &self,
+        by: By,
+        what: String,
+        imported: Imported,
+    ) -> Result<Changed<()>, Problem> {
+        self.alone(move |admin| async move {
+            admin.expected(&by)?;
+            let before = admin.take_in(imported.secrets).await?;
+            let plan = admin
+                .store()
+                .propose_text(imported.text.as_bytes(), &|document| admin.check(document))
+                .map_err(|error| trouble::propose(&error));
+            let changed = match plan {
+                Ok(plan) => Box::pin(admin.change(&by, &what, plan)).await,
+                Err(problem) => Err(problem),
+            };
+            match changed {
+                Ok((generation, diff, notes)) => {
+                    if diff.is_empty() && !before.is_empty() {
+                        admin.apply_secrets().await?;
+                    }
+                    Ok(Changed {
+                        generation,
+                        diff,
+                        notes,
+                        value: (),
+                    })
+                }
+                // Here the change holds, and so do its secrets.
+                Err(problem) if problem.code == Code::TimedOut => Err(problem),
+                Err(problem) => {
+                    admin.give_back(before).await?;
+                    Err(problem)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes secrets into the store; gives what was there under their names.
+    async fn take_in(
+        &self,
+        secrets: Vec<(String, SecretString)>,
+    ) -> Result<Vec<(String, Option<SecretString>)>, Problem> {
+        if secrets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let before = secrets
+            .iter()
+            .map(|(name, _)| (name.clone(), self.secret(name)))
+            .collect();
+        let admin = self.clone();
+        let taken = blocking(move || admin.0.parts.secrets.lock().set_all(secrets)).await?;
+        taken.map_err(|error| trouble::secrets(&error))?;
+        Ok(before)
+    }
+
+    async fn give_back(&self, before: Vec<(String, Option<SecretString>)>) -> Result<(), Problem> {
+        for (name, secret) in before {
+            match secret {
+                Some(secret) => drop(self.keep_secret(name, Some(secret)).await?),
+                None => self.forget_secret(name).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Stages, applies, activates. What it answers: generation, diff, notes.

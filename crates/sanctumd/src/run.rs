@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use ring::DriverKind;
 use sd_notify::NotifyState;
 use settings::{Document, Loaded, Secrets, Store};
-use target::{Options, Service};
+use target::{Notice, Options, Service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -44,7 +45,13 @@ pub(crate) fn run(flags: &Run) -> Result<(), Problem> {
         .enable_all()
         .build()
         .map_err(|error| trouble::internal(&error))?;
-    let result = runtime.block_on(Box::pin(serve(flags, dir, store, &loaded, secrets, events)));
+    let opened = Opened {
+        dir,
+        store,
+        secrets,
+        events,
+    };
+    let result = runtime.block_on(Box::pin(serve(flags, opened, &loaded)));
     // A disk that does not answer must not keep the process: what waits for it is left behind.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -81,51 +88,24 @@ fn options(flags: &Run, dir: &Path, document: &Document) -> Options {
     }
 }
 
-async fn serve(
-    flags: &Run,
+/// What is open on disk before anything serves.
+struct Opened {
     dir: DataDir,
     store: Store,
-    loaded: &Loaded,
     secrets: Secrets,
     events: events::Store,
-) -> Result<(), Problem> {
+}
+
+async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Problem> {
     let mut signals = Signals::catch()?;
+    let events = opened.events.clone();
     let (sender, receiver) = mpsc::channel(limits::NOTICES_WAITING);
     let recorder = tokio::spawn(notices::record(receiver, events.clone()));
     let ticker = tokio::spawn(tick(events.clone()));
-    let options = options(flags, dir.path(), &loaded.document);
-    let handed = admin::handed_over(&secrets);
-    let service = Service::start(options, loaded.document.iscsi.clone(), handed, sender);
-    let service = Box::pin(service)
-        .await
-        .map_err(|error| trouble::service(&error))?;
-    let enabled = loaded
-        .document
-        .iscsi
-        .portals
-        .iter()
-        .filter(|portal| portal.enabled);
-    let names: Vec<String> = enabled.map(|portal| portal.name.clone()).collect();
-    admin::until_listening(&service, &names).await;
-    let (door, listener) = match open_door(flags, &dir, &loaded.document) {
-        Ok(opened) => opened,
-        Err(problem) => {
-            service.shutdown().await;
-            return Err(problem);
-        }
-    };
-    let socket = door.socket().path().to_owned();
-    let admin = Admin::new(Parts {
-        data_dir: dir,
-        service,
-        store,
-        secrets: Mutex::new(secrets),
-        events: events.clone(),
-        door,
-    });
+    let (admin, listener) = Box::pin(open(flags, opened, loaded, sender)).await?;
     let (stop, stopping) = watch::channel(false);
     let serving = tokio::spawn(server::serve(admin.clone(), listener, stopping));
-    started(&admin, loaded, &socket);
+    started(&admin, loaded);
 
     let cause = signals.wait().await;
     tracing::info!(cause, "stopping");
@@ -137,29 +117,66 @@ async fn serve(
     admin.stop(limits::STOP_TIME_MAX).await;
     drop(admin);
     // The data path's notices are all recorded before the last event; it held the sender.
-    if tokio::time::timeout(limits::REQUESTS_END_MAX, recorder)
-        .await
-        .is_err()
-    {
+    let recorded = tokio::time::timeout(limits::REQUESTS_END_MAX, recorder);
+    if recorded.await.is_err() {
         tracing::warn!("the data path still holds on; its last notices are not recorded");
     }
     ticker.abort();
-    events.record(Draft::info(
-        "service-stopped",
-        "sanctumd",
-        &format!("The service stopped: {cause}"),
-    ));
+    let message = format!("The service stopped: {cause}");
+    events.record(Draft::info("service-stopped", "sanctumd", &message));
     if let Err(error) = events.sync() {
         tracing::warn!(%error, "the last events are not on disk");
     }
     Ok(())
 }
 
+/// Starts the data path, then opens the socket: who can connect finds everything there.
+async fn open(
+    flags: &Run,
+    opened: Opened,
+    loaded: &Loaded,
+    notices: mpsc::Sender<Notice>,
+) -> Result<(Admin, UnixListener), Problem> {
+    let Opened {
+        dir,
+        store,
+        secrets,
+        events,
+    } = opened;
+    let options = options(flags, dir.path(), &loaded.document);
+    let config = loaded.document.iscsi.clone();
+    let service = Service::start(options, config, admin::handed_over(&secrets), notices);
+    let service = Box::pin(service)
+        .await
+        .map_err(|error| trouble::service(&error))?;
+    let portals = loaded.document.iscsi.portals.iter();
+    let enabled = portals.filter(|portal| portal.enabled);
+    let names: Vec<String> = enabled.map(|portal| portal.name.clone()).collect();
+    admin::until_listening(&service, &names).await;
+    let (door, listener) = match open_door(flags, &dir, &loaded.document) {
+        Ok(opened) => opened,
+        Err(problem) => {
+            service.shutdown().await;
+            return Err(problem);
+        }
+    };
+    let secrets = Mutex::new(secrets);
+    let parts = Parts {
+        data_dir: dir,
+        service,
+        store,
+        secrets,
+        events,
+        door,
+    };
+    Ok((Admin::new(parts), listener))
+}
+
 fn open_door(
     flags: &Run,
     dir: &DataDir,
     document: &Document,
-) -> Result<(Door, std::os::unix::net::UnixListener), Problem> {
+) -> Result<(Door, UnixListener), Problem> {
     let path = flags.socket.clone().unwrap_or_else(|| dir.socket());
     let group = document
         .service
@@ -181,7 +198,8 @@ fn open_door(
 }
 
 /// Says on every way that the service is up: events, service manager, standard output.
-fn started(admin: &Admin, loaded: &Loaded, socket: &Path) {
+fn started(admin: &Admin, loaded: &Loaded) {
+    let socket = admin.door().socket().path();
     let status = admin.service().status();
     let portals: Vec<SocketAddr> = admin
         .service()

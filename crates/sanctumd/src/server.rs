@@ -100,6 +100,7 @@ fn router(admin: Admin) -> Router {
         .route("/sessions", get(sessions::list))
         .route("/sessions/{tsih}", delete(sessions::end))
         .route("/settings", get(document::show))
+        .route("/settings/export", post(document::export))
         .route("/settings/history", get(document::history))
         .route(
             "/settings/history/{generation}",

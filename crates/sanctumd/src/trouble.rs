@@ -6,7 +6,8 @@ use std::error::Error;
 use api::{Code, Problem};
 use disk::DeviceError;
 use settings::{
-    ActivateError, CommitError, GenerationError, LoadError, ProposeError, SecretsError, StageError,
+    ActivateError, CommitError, ExportError, GenerationError, ImportError, LoadError, ProposeError,
+    SecretsError, StageError,
 };
 use target::ServiceError;
 
@@ -99,6 +100,31 @@ pub(crate) fn generation(error: &GenerationError) -> Problem {
             problem
         }
         GenerationError::Read { .. } => internal(error),
+    }
+}
+
+/// Settings cannot be taken away.
+pub(crate) fn export(error: &ExportError) -> Problem {
+    match error {
+        ExportError::WeakPassphrase => {
+            Problem::new(Code::InvalidRequest, error.to_string()).next("choose a longer one")
+        }
+        ExportError::Crypto | ExportError::Write(_) => internal(error),
+    }
+}
+
+/// An export cannot be read.
+pub(crate) fn import(error: &ImportError) -> Problem {
+    match error {
+        ImportError::Invalid(problems) => settings_refused(&places(problems)),
+        ImportError::PassphraseNeeded | ImportError::WrongPassphrase => {
+            Problem::new(Code::InvalidRequest, error.to_string())
+                .next("give the passphrase that the export was made with; nothing was changed")
+        }
+        ImportError::Secrets(error) => secrets(error),
+        ImportError::Sealed { .. } | ImportError::Write(_) => {
+            settings_refused(&[error.to_string()])
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl Source {
             return prompt::secret_from_stdin().map(Some);
         }
         if prompt::interactive() {
-            return prompt::secret_from_terminal(user).map(Some);
+            return prompt::hidden_twice(&format!("CHAP secret of {user}")).map(Some);
         }
         Err(Failure::usage(
             "there is no terminal to ask for the secret on",

@@ -1,14 +1,14 @@
 //! `sanctum device`: what backs LUNs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::config::{Backing, CacheMode, Device, Provisioning};
 use api::request::{DeviceChange, DeviceRemoval, NewDevice};
-use api::view::{DeviceState, DeviceView};
+use api::view::{DeviceInfo, DeviceState, DeviceView};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::cli::Context;
-use crate::commands::{listed, yes_no};
+use crate::commands::yes_no;
 use crate::failure::Failure;
 use crate::{progress, size};
 
@@ -78,30 +78,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Create {
     /// An image file
-    Image {
-        /// Name
-        name: String,
-        /// Size, such as 10G; with --existing the file's own unless given
-        #[arg(long, value_parser = size::parse, required_unless_present = "existing")]
-        size: Option<u64>,
-        /// The file (default: NAME.img in the service's image directory)
-        #[arg(long)]
-        path: Option<PathBuf>,
-        /// Reserves all space now
-        #[arg(long, conflicts_with = "existing")]
-        preallocate: bool,
-        /// The file is there already and keeps its contents
-        #[arg(long, requires = "path")]
-        existing: bool,
-        /// Logical block size in bytes
-        #[arg(long, default_value_t = 512, value_parser = block_size)]
-        block_size: u32,
-        /// Refuses writes
-        #[arg(long)]
-        read_only: bool,
-        #[command(flatten)]
-        common: Common,
-    },
+    Image(Image),
     /// A physical disk, partition or volume
     Block {
         /// Name
@@ -141,6 +118,36 @@ pub(crate) enum Create {
     },
 }
 
+/// An image file.
+#[derive(Args, Debug)]
+pub(crate) struct Image {
+    /// Name
+    name: String,
+    /// Size, such as 10G; with --existing the file's own unless given
+    #[arg(long, value_parser = size::parse, required_unless_present = "existing")]
+    size: Option<u64>,
+    /// The file (default: NAME.img in the service's image directory)
+    #[arg(long)]
+    path: Option<PathBuf>,
+    /// Reserves all space now
+    #[arg(long, conflicts_with = "existing")]
+    preallocate: bool,
+    /// The file is there already and keeps its contents
+    #[arg(long, requires = "path")]
+    existing: bool,
+    /// Logical block size in bytes
+    #[arg(long, default_value_t = 512, value_parser = block_size)]
+    block_size: u32,
+    /// Refuses writes
+    #[arg(long)]
+    read_only: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Operations at once when nothing else is said.
+const DEPTH: u16 = 128;
+
 #[derive(Args, Debug)]
 pub(crate) struct Common {
     /// Cache mode
@@ -153,7 +160,7 @@ pub(crate) struct Common {
     #[arg(long)]
     synchronous: bool,
     /// Operations at once, 1 to 1024
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = DEPTH, value_parser = clap::value_parser!(u16).range(1..=1024))]
     queue_depth: u16,
 }
 
@@ -260,87 +267,98 @@ impl Command {
 
 impl Create {
     fn into_device(self) -> Result<NewDevice, Failure> {
-        let (name, backing, existing, common) = match self {
-            Self::Image {
-                name,
-                size,
-                path,
-                preallocate,
-                existing,
-                block_size,
-                read_only,
-                common,
-            } => {
-                let provisioning = if preallocate {
-                    Provisioning::Preallocated
-                } else {
-                    Provisioning::Thin
-                };
-                let path = path.map(absolute).transpose()?.unwrap_or_default();
-                let size = size.unwrap_or(0);
-                let image = Backing::Image {
-                    path,
-                    size,
-                    provisioning,
-                    block_size,
-                    read_only,
-                };
-                (name, image, existing, common)
-            }
+        match self {
+            Self::Image(image) => image.into_device(),
             Self::Block {
                 name,
                 path,
                 block_size,
                 read_only,
                 common,
-            } => (
-                name,
-                Backing::Block {
-                    path: absolute(path)?,
-                    block_size,
-                    read_only,
-                },
-                false,
-                common,
-            ),
+            } => {
+                let path = absolute(&path)?;
+                Ok(common.device(
+                    name,
+                    Backing::Block {
+                        path,
+                        block_size,
+                        read_only,
+                    },
+                ))
+            }
             Self::Ram {
                 name,
                 size,
                 block_size,
                 common,
-            } => (name, Backing::Ram { size, block_size }, false, common),
+            } => Ok(common.device(name, Backing::Ram { size, block_size })),
             Self::Iso { name, path } => {
                 let common = Common {
-                    cache: Mode::None,
                     removable: true,
-                    synchronous: false,
-                    queue_depth: 128,
+                    ..Common::default()
                 };
-                (
+                Ok(common.device(
                     name,
                     Backing::Iso {
-                        path: absolute(path)?,
+                        path: absolute(&path)?,
                     },
-                    false,
-                    common,
-                )
+                ))
             }
+        }
+    }
+}
+
+impl Image {
+    fn into_device(self) -> Result<NewDevice, Failure> {
+        let path = self.path.as_deref().map(absolute).transpose()?;
+        let backing = Backing::Image {
+            path: path.unwrap_or_default(),
+            size: self.size.unwrap_or(0),
+            provisioning: match self.preallocate {
+                true => Provisioning::Preallocated,
+                false => Provisioning::Thin,
+            },
+            block_size: self.block_size,
+            read_only: self.read_only,
         };
+        Ok(NewDevice {
+            existing: self.existing,
+            ..self.common.device(self.name, backing)
+        })
+    }
+}
+
+impl Common {
+    fn device(self, name: String, backing: Backing) -> NewDevice {
         let device = Device {
             name,
             backing,
-            cache: common.cache.into(),
-            removable: common.removable,
-            asynchronous: !common.synchronous,
-            queue_depth: common.queue_depth,
+            cache: self.cache.into(),
+            removable: self.removable,
+            asynchronous: !self.synchronous,
+            queue_depth: self.queue_depth,
         };
-        Ok(NewDevice { device, existing })
+        NewDevice {
+            device,
+            existing: false,
+        }
+    }
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self {
+            cache: Mode::None,
+            removable: false,
+            synchronous: false,
+            queue_depth: DEPTH,
+        }
     }
 }
 
 /// The service runs elsewhere in the file system, so it is told whole paths.
-fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
-    std::path::absolute(&path)
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
         .map_err(|error| Failure::local(format!("path {}", path.display()), &error))
 }
 
@@ -465,18 +483,12 @@ fn show(context: &Context, view: &DeviceView) -> Result<(), Failure> {
     } else {
         "one at a time".to_owned()
     };
+    let path = device.backing.path().map(|path| path.display().to_string());
     let mut fields = vec![
         ("name", device.name.clone()),
         ("kind", kind(&device.backing).to_owned()),
         ("state", state(view)),
-        (
-            "path",
-            device
-                .backing
-                .path()
-                .map(|path| path.display().to_string())
-                .unwrap_or_default(),
-        ),
+        ("path", path.unwrap_or_default()),
         ("size", bytes(view)),
         ("cache", device.cache.to_string()),
         ("queue", queue),
@@ -486,46 +498,35 @@ fn show(context: &Context, view: &DeviceView) -> Result<(), Failure> {
         fields.push(("exposed as", format!("{} LUN {}", lun.target, lun.number)));
     }
     if let Some(live) = &view.live {
-        let counters = &live.counters;
-        fields.extend([
-            ("block size", live.block_size.to_string()),
-            ("serial", live.serial.clone()),
-            ("naa", live.naa.clone()),
-            (
-                "reads",
-                format!("{}, {}", counters.reads, size::show(counters.bytes_read)),
-            ),
-            (
-                "writes",
-                format!(
-                    "{}, {}",
-                    counters.writes,
-                    size::show(counters.bytes_written)
-                ),
-            ),
-            ("errors", counters.errors.to_string()),
-        ]);
-        let held = &live.reservations;
-        let registrations: Vec<String> = held
-            .registrations
-            .iter()
-            .map(|(initiator, isid, group)| {
-                format!("{initiator} (isid {isid}, portal group {group})")
-            })
-            .collect();
-        fields.extend([
-            (
-                "reservation",
-                held.kind.clone().unwrap_or_else(|| "none".to_owned()),
-            ),
-            ("held by", held.holder.clone().unwrap_or_default()),
-            (
-                "registered",
-                listed(&registrations, "nobody").replace(", iqn", "\niqn"),
-            ),
-        ]);
+        fields.extend(live_fields(live));
     }
     context.output.one(view, fields)
+}
+
+fn live_fields(live: &DeviceInfo) -> Vec<(&'static str, String)> {
+    let counters = &live.counters;
+    let held = &live.reservations;
+    let none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+    let work = |count: u64, bytes: u64| format!("{count}, {}", size::show(bytes));
+    let mut registered: Vec<String> = held
+        .registrations
+        .iter()
+        .map(|(initiator, isid, group)| format!("{initiator} (isid {isid}, portal group {group})"))
+        .collect();
+    if registered.is_empty() {
+        registered.push("nobody".to_owned());
+    }
+    vec![
+        ("block size", live.block_size.to_string()),
+        ("serial", live.serial.clone()),
+        ("naa", live.naa.clone()),
+        ("reads", work(counters.reads, counters.bytes_read)),
+        ("writes", work(counters.writes, counters.bytes_written)),
+        ("errors", counters.errors.to_string()),
+        ("reservation", none(&held.kind)),
+        ("held by", none(&held.holder)),
+        ("registered", registered.join("\n")),
+    ]
 }
 
 #[cfg(test)]

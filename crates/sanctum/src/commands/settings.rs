@@ -5,14 +5,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use api::request::{Change, Rollback, SettingsText};
+use api::Secret;
+use api::request::{Change, Export, Rollback, SettingsText};
 use api::view::SettingsApplied;
 use clap::Subcommand;
 
 use crate::cli::Context;
 use crate::failure::Failure;
 use crate::limits;
-use crate::output;
+use crate::{output, prompt};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -22,10 +23,16 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         generation: Option<u64>,
     },
-    /// Writes the settings in force to a file, without secrets
+    /// Writes the settings in force to a file, without secrets unless asked for
     Export {
         /// The file; it must not exist
         file: PathBuf,
+        /// Puts the secrets in, encrypted under a passphrase that is asked for
+        #[arg(long)]
+        with_secrets: bool,
+        /// Reads the passphrase from the first line of standard input
+        #[arg(long, requires = "with_secrets")]
+        passphrase_stdin: bool,
     },
     /// Shows what applying a document would change; changes nothing
     Diff {
@@ -42,6 +49,9 @@ pub(crate) enum Command {
         /// Shows what would change; changes nothing
         #[arg(long)]
         dry_run: bool,
+        /// Reads the passphrase of an export with secrets from the first line of standard input
+        #[arg(long)]
+        passphrase_stdin: bool,
     },
     /// Returns to a kept generation, as a new one
     Rollback {
@@ -65,8 +75,20 @@ impl Command {
                 };
                 context.output.done(&shown, shown.text.trim_end())
             }
-            Self::Export { file } => {
-                let shown = context.client.settings().await?;
+            Self::Export {
+                file,
+                with_secrets,
+                passphrase_stdin,
+            } => {
+                let passphrase = match (with_secrets, passphrase_stdin) {
+                    (false, _) => None,
+                    (true, true) => Some(prompt::secret_from_stdin()?),
+                    (true, false) => Some(prompt::hidden_twice("passphrase of the export")?),
+                };
+                let shown = context
+                    .client
+                    .export_settings(&Export { passphrase })
+                    .await?;
                 export(&file, &shown.text)?;
                 let sentence = format!(
                     "generation {} written to {}",
@@ -75,18 +97,20 @@ impl Command {
                 );
                 context.output.done(&shown, &sentence)
             }
-            Self::Diff { file } => diff(&context, &file).await,
+            Self::Diff { file } => diff(&context, &file, false).await,
             Self::Apply {
                 file,
                 dry_run: true,
+                passphrase_stdin,
                 ..
-            } => diff(&context, &file).await,
+            } => diff(&context, &file, passphrase_stdin).await,
             Self::Apply {
                 file,
                 expect,
                 dry_run: false,
+                passphrase_stdin,
             } => {
-                let text = read(&file)?;
+                let text = read(&file, passphrase_stdin)?;
                 let applied = expecting(&context, expect).apply_settings(&text).await?;
                 tell(&context, &applied)
             }
@@ -109,8 +133,11 @@ fn expecting(context: &Context, expect: Option<u64>) -> api::Client {
     context.client.clone().with_change(change)
 }
 
-async fn diff(context: &Context, file: &Path) -> Result<(), Failure> {
-    let difference = context.client.diff_settings(&read(file)?).await?;
+async fn diff(context: &Context, file: &Path, passphrase_stdin: bool) -> Result<(), Failure> {
+    let difference = context
+        .client
+        .diff_settings(&read(file, passphrase_stdin)?)
+        .await?;
     let shown = if difference.text.is_empty() {
         format!("no difference to generation {}", difference.generation)
     } else {
@@ -160,7 +187,13 @@ async fn history(context: &Context) -> Result<(), Failure> {
     )
 }
 
-fn read(file: &Path) -> Result<SettingsText, Failure> {
+fn read(file: &Path, passphrase_stdin: bool) -> Result<SettingsText, Failure> {
+    if passphrase_stdin && file == Path::new("-") {
+        return Err(Failure::usage(
+            "standard input cannot be both the document and its passphrase",
+            "name the document's file",
+        ));
+    }
     let failure =
         |error: &io::Error| Failure::local(format!("cannot read {}", file.display()), error);
     let mut text = String::new();
@@ -180,10 +213,24 @@ fn read(file: &Path) -> Result<SettingsText, Failure> {
             "check that it is the right file",
         ));
     }
+    let passphrase = passphrase(&text, passphrase_stdin)?;
     Ok(SettingsText {
         text,
+        passphrase,
         file: Some(file.to_owned()),
     })
+}
+
+/// The passphrase of a document that holds secrets; the service says so when one is missing.
+fn passphrase(text: &str, from_stdin: bool) -> Result<Option<Secret>, Failure> {
+    if from_stdin {
+        return prompt::secret_from_stdin().map(Some);
+    }
+    let sealed = text.lines().any(|line| line.trim() == "[sealed_secrets]");
+    if sealed && prompt::interactive() {
+        return prompt::hidden_once("passphrase of the export").map(Some);
+    }
+    Ok(None)
 }
 
 /// Writes a new file that only its owner reads: it names secrets, though it does not hold them.

@@ -57,7 +57,17 @@ fn devices_and_luns() {
         (&json!("write-back"), &json!(4))
     );
     service.run("device clear-reservations full").ok();
+}
 
+#[test]
+fn a_removed_device_keeps_its_file_and_identity() {
+    let site = Site::new();
+    let service = site.start();
+    let target = site.target();
+    service.run("device create image full --size 32M").ok();
+    service.run(&format!("lun add {target} full")).ok();
+    let full = site.dir().join("images/full.img");
+    let shown = service.json("device show full");
     service
         .run("device delete full")
         .fails(4, &["LUN 1 of", "sanctum lun remove"]);
@@ -317,6 +327,52 @@ fn the_settings_as_a_whole() {
         .fails(1, &["no generation 99"]);
     let done = run_with(&mut service.command("settings apply -"), &edited).ok();
     assert!(done.out.contains("generation 4 is in force"));
+}
+
+#[test]
+fn settings_move_to_another_host_with_their_secrets() {
+    let site = Site::new();
+    let service = site.start();
+    run_with(
+        &mut service.command("chap add bob --secret-stdin"),
+        "correct-horse\n",
+    )
+    .ok();
+    let file = site.scratch("with-secrets.toml");
+    let path = file.display();
+    let export = format!("settings export {path} --with-secrets --passphrase-stdin");
+    run_with(&mut service.command(&export), "short\n").fails(1, &["passphrase is shorter"]);
+    run_with(&mut service.command(&export), "a long passphrase\n").ok();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("[sealed_secrets]") && !text.contains("correct-horse"));
+    service.stop();
+
+    // The other host has the image under the same path; the first one has ended.
+    let other = Site::new();
+    let service = other.start();
+    // Its own first device makes place: what a device is made of never changes under its name.
+    service
+        .run(&format!("target delete {}", other.target()))
+        .ok();
+    service.run("device delete disk0").ok();
+    let generation = service.generation();
+    let secrets = || std::fs::read_to_string(other.dir().join("secrets/secrets.toml")).unwrap();
+    let before = secrets();
+    let apply = format!("settings apply {path} --passphrase-stdin");
+    service
+        .run(&format!("settings apply {path}"))
+        .fails(1, &["give its passphrase"]);
+    run_with(&mut service.command(&apply), "a wrong passphrase\n")
+        .fails(1, &["passphrase is wrong"]);
+    // A document that cannot be served takes its secrets with it.
+    std::fs::rename(site.dir().join("images"), site.scratch("aside")).unwrap();
+    run_with(&mut service.command(&apply), "a long passphrase\n").fails(4, &["disk0.img"]);
+    assert_eq!(secrets(), before);
+    assert_eq!(service.generation(), generation);
+    std::fs::rename(site.scratch("aside"), site.dir().join("images")).unwrap();
+    run_with(&mut service.command(&apply), "a long passphrase\n").ok();
+    assert!(secrets().contains("\"bob\" = \"correct-horse\""));
+    assert_eq!(service.json("target list")[0]["name"], site.target());
 }
 
 #[test]

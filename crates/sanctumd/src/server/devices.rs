@@ -205,11 +205,11 @@ pub(super) async fn change(
     Body(to): Body<DeviceChange>,
 ) -> Answer<Applied> {
     let what = format!("change device {name}");
-    let changed = admin.edit(by, what, move |document| merge(find(document, &name)?, to));
+    let changed = admin.edit(by, what, move |document| merge(find(document, &name)?, &to));
     Ok(Json(changed.await?.applied()))
 }
 
-fn merge(device: &mut Device, to: DeviceChange) -> Result<(), Problem> {
+fn merge(device: &mut Device, to: &DeviceChange) -> Result<(), Problem> {
     if let Some(wanted) = to.size {
         let name = &device.name;
         let size = match &mut device.backing {
@@ -374,26 +374,29 @@ mod tests {
             size: Some(size),
             ..DeviceChange::default()
         };
-        merge(&mut device, size(2 << 20)).unwrap();
+        merge(&mut device, &size(2 << 20)).unwrap();
         assert!(matches!(device.backing, Backing::Image { size, .. } if size == 2 << 20));
         assert_eq!(
-            merge(&mut device, size(1 << 20)).unwrap_err().code,
+            merge(&mut device, &size(1 << 20)).unwrap_err().code,
             Code::Refused
         );
         device.backing = Backing::Iso { path: "/x".into() };
-        assert_eq!(merge(&mut device, size(1)).unwrap_err().code, Code::Refused);
+        assert_eq!(
+            merge(&mut device, &size(1)).unwrap_err().code,
+            Code::Refused
+        );
     }
 
     #[test]
     fn what_is_not_given_stays() {
         let mut device = image();
-        merge(&mut device, DeviceChange::default()).unwrap();
+        merge(&mut device, &DeviceChange::default()).unwrap();
         assert_eq!(device, image());
         let to = DeviceChange {
             cache: Some(CacheMode::WriteBack),
             ..DeviceChange::default()
         };
-        merge(&mut device, to).unwrap();
+        merge(&mut device, &to).unwrap();
         assert_eq!(device.cache, CacheMode::WriteBack);
         assert_eq!(device.queue_depth, image().queue_depth);
     }

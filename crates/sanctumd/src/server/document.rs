@@ -1,11 +1,12 @@
 //! `/settings`: the document as a whole.
 
 use api::Problem;
-use api::request::{Rollback, SettingsText};
+use api::request::{Export, Rollback, SettingsText};
 use api::view::{Difference, HistoryEntry, SettingsApplied, SettingsShown};
 use axum::Json;
 use axum::extract::State;
-use settings::Plan;
+use secrecy::SecretString;
+use settings::Imported;
 
 use super::extract::{Body, Names};
 use super::{Answer, Failed};
@@ -57,12 +58,43 @@ pub(super) async fn history(State(admin): State<Admin>) -> Answer<Vec<HistoryEnt
     Ok(Json(views.collect()))
 }
 
+pub(super) async fn export(
+    State(admin): State<Admin>,
+    Body(Export { passphrase }): Body<Export>,
+) -> Answer<SettingsShown> {
+    let current = admin.current()?;
+    let generation = current.generation.number;
+    let Some(passphrase) = passphrase else {
+        return Ok(Json(SettingsShown {
+            generation,
+            text: current.text.clone(),
+        }));
+    };
+    let passphrase = SecretString::from(passphrase.expose());
+    // Slow on purpose: the passphrase is made hard to guess.
+    let text = blocking(move || admin.export(&current.document, &passphrase)).await??;
+    Ok(Json(SettingsShown { generation, text }))
+}
+
 pub(super) async fn diff(
     State(admin): State<Admin>,
     Body(body): Body<SettingsText>,
 ) -> Answer<Difference> {
     let generation = admin.current()?.generation.number;
-    let plan = blocking(move || propose(&admin, &body)).await??;
+    let imported = blocking(move || import(&body)).await??;
+    let names: Vec<String> = imported
+        .secrets
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect();
+    let plan = blocking(move || {
+        let text = imported.text.as_bytes();
+        let plan = admin
+            .store()
+            .propose_text(text, &|document| admin.check_with(document, &names));
+        plan.map_err(|error| trouble::propose(&error))
+    });
+    let plan = plan.await??;
     if !plan.is_accepted() {
         let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
         return Err(trouble::settings_refused(&lines).into());
@@ -82,10 +114,18 @@ pub(super) async fn apply(
         Some(file) => format!("apply {}", file.display()),
         None => "apply a document".to_owned(),
     };
-    let changed = admin
-        .carry_out(by, what, move |admin| propose(admin, &body))
-        .await?;
-    told(changed)
+    let imported = blocking(move || import(&body)).await??;
+    told(admin.bring_in(by, what, imported).await?)
+}
+
+/// Reads a document; one with secrets needs its passphrase.
+fn import(body: &SettingsText) -> Result<Imported, Problem> {
+    let passphrase = body
+        .passphrase
+        .as_ref()
+        .map(|secret| SecretString::from(secret.expose()));
+    settings::import(body.text.as_bytes(), passphrase.as_ref())
+        .map_err(|error| trouble::import(&error))
 }
 
 pub(super) async fn roll_back(
@@ -101,13 +141,6 @@ pub(super) async fn roll_back(
         plan.map_err(|error| trouble::propose(&error))
     });
     told(changed.await?)
-}
-
-fn propose(admin: &Admin, body: &SettingsText) -> Result<Plan, Problem> {
-    let plan = admin
-        .store()
-        .propose_text(body.text.as_bytes(), &|document| admin.check(document));
-    plan.map_err(|error| trouble::propose(&error))
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "what handlers give")]
