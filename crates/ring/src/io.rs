@@ -34,6 +34,8 @@ struct State {
     timers_started: u64,
     /// Ended, not looked at yet.
     ended: Vec<Finished>,
+    /// Scratch for `dispatch`.
+    wakers: Vec<std::task::Waker>,
     /// Raw operations that were refused, for the next turn.
     refused: Vec<Completion>,
     entries: usize,
@@ -68,6 +70,7 @@ impl Core {
             timers_started: 0,
             ended: Vec::new(),
             refused: Vec::new(),
+            wakers: Vec::new(),
             entries,
             closed: false,
         };
@@ -144,7 +147,7 @@ impl Core {
         }
         let mut ended = std::mem::take(&mut state.ended);
         // Wakers are foreign code, which may come back to this core: they run without the borrow.
-        let mut wakers = Vec::new();
+        let mut wakers = std::mem::take(&mut state.wakers);
         for finished in ended.drain(..) {
             match state.finish(finished) {
                 Told::Raw(completion) => raw(completion),
@@ -154,7 +157,8 @@ impl Core {
         }
         state.ended = ended;
         drop(state);
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        wakers.drain(..).for_each(std::task::Waker::wake);
+        self.state.borrow_mut().wakers = wakers;
     }
 
     /// Ends everything, waiting for the kernel within a bound. Later operations are refused.

@@ -91,6 +91,40 @@ fn read(file: &OwnedFd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
     Ok(done)
 }
 
+/// Reads what the page cache holds whole, without waiting; gives anything else back. Not for
+/// direct I/O, which waits for the disk even when told not to.
+pub(crate) fn read_cached(op: Op) -> Result<Outcome, Op> {
+    let Op::Read {
+        file,
+        mut buffer,
+        range,
+        offset,
+    } = op
+    else {
+        return Err(op);
+    };
+    let is_buffered = rustix::fs::fcntl_getfl(&file)
+        .is_ok_and(|flags| !flags.contains(rustix::fs::OFlags::DIRECT));
+    let into = buffer.get_mut(range.clone()).unwrap_or_default();
+    let asked = into.len();
+    if is_buffered && asked <= BYTES_PER_CALL {
+        let mut piece = [IoSliceMut::new(into)];
+        let read = rustix::io::preadv2(&file, &mut piece, offset, ReadWriteFlags::NOWAIT);
+        if read == Ok(asked) {
+            return Ok(Outcome::Read {
+                buffer,
+                result: Ok(asked),
+            });
+        }
+    }
+    Err(Op::Read {
+        file,
+        buffer,
+        range,
+        offset,
+    })
+}
+
 /// Whether an error after `done` bytes means that the file ended: a direct read that stopped at an
 /// unaligned end refuses to go on from there.
 pub(crate) fn ends_read(errno: Errno, done: usize) -> bool {

@@ -34,7 +34,7 @@ use super::{Driver, DriverKind, Finished, sockets};
 use crate::clock;
 use crate::error::RingError;
 use crate::limits::{BYTES_PER_CALL, PIECES_PER_SEND, SUBMISSION_RING_MAX};
-use crate::op::{Fd, Op, Outcome, sent};
+use crate::op::{Fd, Op, Outcome, SendList, sent};
 use crate::signal::Signal;
 
 /// Marks the read of the reactor's own eventfd; slots are below 2^32.
@@ -421,6 +421,13 @@ impl Slot {
 
     /// The entry for what remains of the operation.
     fn entry(&mut self) -> squeue::Entry {
+        match &self.op {
+            Some(op) if socket_of(op).is_some() => self.socket_entry(),
+            _ => self.file_entry(),
+        }
+    }
+
+    fn socket_entry(&mut self) -> squeue::Entry {
         let done = self.done;
         match &mut self.op {
             Some(Op::Accept { listener }) => {
@@ -445,20 +452,7 @@ impl Slot {
                 opcode::Recv::new(target(socket), into.as_mut_ptr(), len).build()
             }
             Some(Op::Send { socket, list }) => {
-                self.pieces.clear();
-                let pieces = &mut self.pieces;
-                list.pieces_after(done, |piece| {
-                    let iov_base = piece.as_ptr().cast_mut().cast();
-                    pieces.push(libc::iovec {
-                        iov_base,
-                        iov_len: piece.len(),
-                    });
-                    if pieces.len() < PIECES_PER_SEND {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    }
-                });
+                gather(list, done, &mut self.pieces);
                 self.message.msg_iov = self.pieces.as_mut_ptr();
                 self.message.msg_iovlen = self.pieces.len();
                 let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
@@ -466,6 +460,13 @@ impl Slot {
                     .flags(flags.unsigned_abs())
                     .build()
             }
+            _ => opcode::Nop::new().build(),
+        }
+    }
+
+    fn file_entry(&mut self) -> squeue::Entry {
+        let done = self.done;
+        match &mut self.op {
             Some(Op::Read {
                 file,
                 buffer,
@@ -474,8 +475,8 @@ impl Slot {
             }) => {
                 let into = buffer
                     .get_mut(range.clone())
-                    .and_then(|into| into.get_mut(done..));
-                let into = into.unwrap_or_default();
+                    .and_then(|into| into.get_mut(done..))
+                    .unwrap_or_default();
                 let len = call_len(into.len());
                 opcode::Read::new(target(file), into.as_mut_ptr(), len)
                     .offset(*offset + done as u64)
@@ -488,8 +489,10 @@ impl Slot {
                 offset,
                 durable,
             }) => {
-                let from = buffer.get(range.clone()).and_then(|from| from.get(done..));
-                let from = from.unwrap_or_default();
+                let from = buffer
+                    .get(range.clone())
+                    .and_then(|from| from.get(done..))
+                    .unwrap_or_default();
                 let len = call_len(from.len());
                 opcode::Write::new(target(file), from.as_ptr(), len)
                     .offset(*offset + done as u64)
@@ -641,6 +644,23 @@ fn socket_of(op: &Op) -> Option<&Fd> {
         | Op::Send { socket: fd, .. } => Some(fd),
         _ => None,
     }
+}
+
+/// Points `pieces` at what remains of a list, as far as one call goes.
+fn gather(list: &SendList, done: usize, pieces: &mut Vec<libc::iovec>) {
+    pieces.clear();
+    list.pieces_after(done, |piece| {
+        let iov_base = piece.as_ptr().cast_mut().cast();
+        pieces.push(libc::iovec {
+            iov_base,
+            iov_len: piece.len(),
+        });
+        if pieces.len() < PIECES_PER_SEND {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    });
 }
 
 fn target(fd: &Fd) -> Target {
