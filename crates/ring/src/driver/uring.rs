@@ -731,3 +731,92 @@ fn set_up(entries: u32) -> io::Result<IoUring> {
     }
     Err(error.unwrap_or_else(|| io::Error::from(Errno::INVAL)))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+    use crate::buffer::{Pool, PoolLimits};
+
+    fn ring() -> Option<Uring> {
+        match &crate::probe::probe_once().uring {
+            Ok(()) => Some(Uring::new(8, 1).expect("a ring")),
+            Err(cause) => {
+                eprintln!("left out: {cause}");
+                None
+            }
+        }
+    }
+
+    /// A receive that waits, its buffer from a pool, and the other end of its socket.
+    fn start_recv(ring: &mut Uring, pool: &Pool) -> OwnedFd {
+        let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, kind, flags, None).expect("a socket pair");
+        let op = Op::Recv {
+            socket: Arc::new(one),
+            buffer: pool.take(4096).expect("a buffer"),
+            range: 0..4096,
+        };
+        let mut ended = Vec::new();
+        ring.start(0, op, &mut ended);
+        ring.wait(Some(Duration::ZERO), &mut ended)
+            .expect("submitted");
+        assert!(ended.is_empty());
+        other
+    }
+
+    fn pool() -> Pool {
+        Pool::new(PoolLimits {
+            bytes_max: 1 << 20,
+            idle_bytes_max: 0,
+        })
+    }
+
+    #[test]
+    fn what_does_not_end_in_time_is_leaked_with_its_buffer() {
+        let Some(mut ring) = ring() else { return };
+        let pool = pool();
+        let other = start_recv(&mut ring, &pool);
+        let mut ended = Vec::new();
+        assert_eq!(ring.shutdown(Duration::ZERO, &mut ended), 1);
+        assert!(ended.is_empty());
+        drop(ring);
+        // Never back in the pool: whoever took it next could see the kernel write there.
+        assert_eq!(pool.bytes_out(), 4096);
+        drop(other);
+    }
+
+    #[test]
+    fn what_ends_in_time_gives_its_buffer_back() {
+        let Some(mut ring) = ring() else { return };
+        let pool = pool();
+        let _other = start_recv(&mut ring, &pool);
+        let mut ended = Vec::new();
+        assert_eq!(ring.shutdown(crate::limits::SHUTDOWN_BOUND, &mut ended), 0);
+        assert_eq!(ended.len(), 1);
+        drop(ended);
+        assert_eq!(pool.bytes_out(), 0);
+    }
+
+    #[test]
+    fn a_ring_dropped_without_shutdown_gives_buffers_back() {
+        let Some(mut ring) = ring() else { return };
+        let pool = pool();
+        let _other = start_recv(&mut ring, &pool);
+        drop(ring);
+        assert_eq!(pool.bytes_out(), 0);
+    }
+
+    #[test]
+    fn addresses_survive_their_storage() {
+        for address in ["127.0.0.1:3260", "[fe80::1%7]:3260"] {
+            let address: SocketAddr = address.parse().expect("an address");
+            let mut slot = Slot::new();
+            let len = store(&mut slot.address, address);
+            assert_eq!(load(&slot.address, len), Ok(address));
+        }
+        assert_eq!(load(&Slot::new().address, 0), Err(Errno::AFNOSUPPORT));
+    }
+}
