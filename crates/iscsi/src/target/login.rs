@@ -344,25 +344,46 @@ impl Login {
         self.proceed(&pairs)
     }
 
+    /// Takes the names out that an initiator says once more. RFC 7143 (6.2) wants each key once, but
+    /// libiscsi repeats its names in every login request of a discovery session: the same again is
+    /// harmless, another one is refused.
+    fn without_names<'a>(
+        &self,
+        pairs: &[(&'a str, &'a str)],
+    ) -> Result<Vec<(&'a str, &'a str)>, Refusal> {
+        let mut rest = Vec::with_capacity(pairs.len());
+        for (key, value) in pairs {
+            let same = match *key {
+                "InitiatorName" => normalized(key, value)? == self.identity.initiator_name,
+                "InitiatorAlias" => self.identity.initiator_alias.as_deref() == Some(*value),
+                "TargetName" => Some(normalized(key, value)?) == self.identity.target_name,
+                "SessionType" => self::session_type(value)? == self.identity.session_type,
+                _ => {
+                    rest.push((*key, *value));
+                    continue;
+                }
+            };
+            if !same {
+                return Err(Refusal::initiator(format!(
+                    "{key} came twice, and not the same"
+                )));
+            }
+        }
+        Ok(rest)
+    }
+
     /// One whole request's keys, in the current stage.
     fn proceed(&mut self, pairs: &[(&str, &str)]) -> Result<Outcome, Refusal> {
         self.greet();
-        for (key, _) in pairs {
-            if matches!(
-                *key,
-                "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType"
-            ) {
-                return Err(Refusal::initiator(format!("{key} came twice")));
-            }
-        }
+        let pairs = self.without_names(pairs)?;
         let wants = (self.request.flags & TRANSIT != 0).then_some(self.request.flags & 3);
         if self.stage == Some(STAGE_SECURITY) {
-            self.security(pairs, wants.is_some())?;
+            self.security(&pairs, wants.is_some())?;
             if self.chap == Chap::Done {
                 self.transit = wants;
             }
         } else {
-            self.operational(pairs)?;
+            self.operational(&pairs)?;
             self.transit = wants;
         }
         self.send_answer()

@@ -285,10 +285,23 @@ fn names_have_to_be_there_and_once() {
         let seen = raw.login(0, keys);
         refused(&seen, &raw, expected);
     }
+}
+
+#[test]
+fn names_said_again_must_be_the_same() {
     let mut raw = open();
     raw.login(0, &NAMES);
-    let seen = raw.login(0, &[("TargetName", TARGET)]);
+    let seen = raw.login(0, &NAMES);
+    assert_eq!(status(&seen), LoginStatus::Success.to_wire());
+    assert!(!raw.target.closing());
+    let seen = raw.login(0, &[("TargetName", "iqn.2026-01.test:other")]);
     refused(&seen, &raw, LoginStatus::InitiatorError);
+    for other in [("InitiatorAlias", "x"), ("SessionType", "Discovery")] {
+        let mut raw = open();
+        raw.login(0, &NAMES);
+        let seen = raw.login(0, &[other]);
+        refused(&seen, &raw, LoginStatus::InitiatorError);
+    }
 }
 
 #[test]
