@@ -8,6 +8,7 @@ failed in none.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import subprocess
 import time
@@ -24,10 +25,29 @@ PROGRAM = "iscsi-test-cu"
 EXPECTATIONS = Path(__file__).parent / "expected"
 BOUND_SECONDS = 60.0
 
-_SKIP = re.compile(r"\[SKIPPED\]\s*(?P<reason>.*)|(?P<bare>.*Skipping test.*)", re.IGNORECASE)
-_FAIL = re.compile(r"\[FAILED\]\s*(?P<reason>.*)|CU_(?:FAIL|ASSERT)\w*\((?P<bare>.*)\)")
+# The first pattern that is found gives the reason.
+_SKIP = (re.compile(r"\[SKIPPED\]\s*(.*)", re.IGNORECASE), re.compile(r"(.*Skipping test.*)", re.IGNORECASE))
+_FAIL = (re.compile(r"CU_(?:FAIL|ASSERT)\w*\((.*)\)"), re.compile(r"\[FAILED\]\s*(.*)"))
 _SUMMARY = re.compile(r"^\s+tests\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", re.MULTILINE)
 _ASSERTS = re.compile(r"^\s+asserts\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", re.MULTILINE)
+
+
+#: (configuration or "*", test pattern) -> why the program of Debian's 1.19 cannot pass it against a right target.
+DEFECTS = {
+    ("*", "iSCSITMF.LUNResetSimpleAsync"): "asserts on the callback's variable before the callback ran (moved upstream later); no target passes",
+    ("thin", "GetLBAStatus.UnmapSingle"): "asks for LBA i+1 and wants i+8 where a physical block holds 8 logical ones; runs in blocks-4096",
+    ("multipath", "GetLBAStatus.UnmapSingle"): "as in thin",
+    ("blocks-4096", "ProutReserve.Access*"): "sends 512 bytes for a block of 4096; runs in thin",
+    ("blocks-4096", "ExtendedCopy.Simple"): "writes 2048 blocks of 4096 at once, over the MAXIMUM TRANSFER LENGTH that is told",
+}
+
+
+def defect(configuration: str, test: str) -> str | None:
+    """Why a test is not run in a configuration, if it is not."""
+    for (where, pattern), reason in DEFECTS.items():
+        if where in ("*", configuration) and fnmatch.fnmatchcase(test, pattern):
+            return f"defect of {PROGRAM}: {reason}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -101,16 +121,17 @@ def read_output(test: str, text: str) -> Outcome:
     asserts = int(counted.group(2)) if counted else 0
     if failed:
         return Outcome(test, "failed", _first(_FAIL, text), asserts)
-    if _SKIP.search(text):
+    if any(pattern.search(text) for pattern in _SKIP):
         return Outcome(test, "skipped", _first(_SKIP, text), asserts)
     return Outcome(test, "passed", "", asserts)
 
 
-def _first(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    if found is None:
-        return "no reason given"
-    return " ".join((found.group("reason") or found.group("bare") or "").split())[:160]
+def _first(patterns: tuple[re.Pattern[str], ...], text: str) -> str:
+    for pattern in patterns:
+        found = pattern.search(text)
+        if found is not None:
+            return " ".join(found.group(1).split())[:160]
+    return "no reason given"
 
 
 def run_test(test: str, urls: list[str]) -> Outcome:
@@ -147,7 +168,8 @@ def run_configuration(server: Server, configuration: Configuration, tests: list[
         for test in tests:
             if configuration.suites and test.split(".")[0] not in configuration.suites:
                 continue
-            run.outcomes.append(run_test(test, urls))
+            reason = defect(configuration.name, test)
+            run.outcomes.append(Outcome(test, "skipped", reason) if reason else run_test(test, urls))
             server.ensure_running()
     return run
 
@@ -169,8 +191,9 @@ def expectation_path(kind: str) -> Path:
     return EXPECTATIONS / f"{kind}.txt"
 
 
-def render(runs: list[Run], total: int) -> str:
-    """The expectation as text: what is not listed passes."""
+def render(kind: str, runs: list[Run], total: int) -> str:
+    """The expectation as text: what is not listed passes. Failures of our own are never expected, so never written."""
+    kept = ("skipped",) if kind == "sanctum" else ("skipped", "failed")
     lines = [
         "# What iscsi-test-cu does not pass here, and why. Everything that is not listed must pass.",
         "# configuration test verdict reason; written by `tests/run.py libiscsi --update`.",
@@ -178,7 +201,7 @@ def render(runs: list[Run], total: int) -> str:
     ]
     for run in runs:
         for outcome in run.outcomes:
-            if outcome.verdict != "passed":
+            if outcome.verdict in kept:
                 lines.append(f"{run.name} {outcome.test} {outcome.verdict} {outcome.reason}".rstrip())
     return "\n".join(lines) + "\n"
 
@@ -248,7 +271,7 @@ def conform(server: Server, update: bool = False, only: str | None = None) -> Ta
     tally = Tally(counts["passed"], counts["failed"], counts["skipped"])
     if update:
         EXPECTATIONS.mkdir(exist_ok=True)
-        expectation_path(server.kind).write_text(render(runs, len(tests)))
+        expectation_path(server.kind).write_text(render(server.kind, runs, len(tests)))
     elif only is None:
         parted = differences(server.kind, runs, len(tests))
         for line in parted:

@@ -155,10 +155,12 @@ def test_cache_mode_is_told_as_it_is(context: Context) -> None:
     session = log_in(context, target)
     data = pattern(64 * 512)
     write(session, 0, data).good()
-    expect_equal(_caching(session)[0], False, "WCE in mode none on a file of a stable file system")
-    for mode, wce in (("write-back", True), ("write-through", False), ("write-back", True), ("none", False)):
+    # In mode none a write has reached the drive, whose own cache may be volatile: told as it is, so not judged here.
+    plain = told = _caching(session)[0]
+    for mode, wce in (("write-back", True), ("write-through", False), ("write-back", True), ("none", plain)):
         server.set_cache(device, mode)
-        _await_attention(session, (0x2A, 0x01))
+        if wce != told:
+            _await_attention(session, (0x2A, 0x01))
         told, fua = _caching(session)
         expect_equal(told, wce, f"WCE in mode {mode}")
         if wce:

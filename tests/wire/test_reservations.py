@@ -152,8 +152,11 @@ def test_register_and_move(context: Context) -> None:
     one, two = log_in(context, target), log_in(context, target)
     pr.register_and_ignore(one, 1).good()
     to = pr.transport_id(two.options.initiator, two.options.isid)
-    pr.register_and_move(one, 1, 2, 1, to).conflict()  # not the holder
+    pr.register_and_move(one, 1, 2, 1, to).check(scsi.ILLEGAL_REQUEST, 0x24)  # no reservation that could move
     pr.reserve(one, 1, pr.WRITE_EXCLUSIVE).good()
+    pr.register_and_ignore(two, 3).good()
+    pr.register_and_move(two, 3, 4, 1, to).conflict()  # not the holder
+    pr.register_and_ignore(two, 0).good()
     pr.register_and_move(one, 1, 2, 1, to, unregister=True).good()
     expect_equal(pr.read_reservation(two), pr.Holder(2, pr.WRITE_EXCLUSIVE, 0), "the reservation moved")
     expect_equal(pr.read_keys(two)[1], [2], "the mover is unregistered")

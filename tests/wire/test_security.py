@@ -187,7 +187,7 @@ def test_chap_steps_out_of_order(context: Context) -> None:
 @case(needs=("chap-mutual",))
 def test_reflected_challenge(context: Context) -> None:
     """The target's own challenge sent back to it gets no answer, and the login fails (UNH CHAP plan)."""
-    mutual = Account("target", "another-secret-16")
+    mutual = Account("mirror", "another-secret-16")
     target = serve(context, simple("mirror", authentication=Authentication((_ACCOUNT,), mutual)))
     login = raw_login(context, options(target.name))
     login.step(SECURITY, OPERATIONAL, False, [*login.first_keys(), ("AuthMethod", "CHAP")])
