@@ -30,7 +30,7 @@ def _kill_and_restart(context: Context, guest: Guest) -> None:
 def test_ext4_over_chap_survives_kill(context: Context) -> None:
     """Log in with CHAP, mkfs, write, sync, kill -9 under load, go on, check every file after a remount."""
     account = Account("guest", "secret-of-guest1")
-    mutual = Account("target", "secret-of-target") if "chap-mutual" in context.server.abilities else None
+    mutual = Account("portal", "secret-of-portal") if "chap-mutual" in context.server.abilities else None
     name = ports.iqn("ext4")
     target = Target(name, (Lun(0 if context.server.kind != "tgt" else 1, Device("ext4", 128 * MIB)),), Authentication((account,), mutual))
     algorithms = "SHA3-256,SHA256,SHA1,MD5" if "chap-all" in context.server.abilities else "MD5"

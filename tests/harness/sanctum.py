@@ -40,11 +40,22 @@ class SanctumServer(Server):
     # -- life --
 
     def start(self, seconds: float = 15.0) -> None:
-        if not self.report:
+        fresh = not self.report
+        if fresh:
             self.report = cli.init(self.programs, self.data_dir, f"{self.host}:{self.port}", 64 * MIB)
             self.port = int(self.report["portal"].rpartition(":")[2])
             self.cli = Cli(self.programs, Path(self.report["socket"]))
         super().start(seconds)
+        if fresh:
+            self._clear_default()
+
+    def _clear_default(self) -> None:
+        """Takes away what `init` made, so that discovery shows only what a case serves."""
+        name = self.report["target"]
+        devices = self._devices_under(name)
+        self.cli.delete_target(name)
+        for device in devices:
+            self.cli.remove_device(device)
 
     def command(self) -> list[str]:
         return cli.service_command(self.programs, self.data_dir)
