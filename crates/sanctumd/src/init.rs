@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use api::view::SetupReport;
 use api::{Code, Problem};
-use disk::CacheMode;
 use ipnet::IpNet;
 use settings::{Document, LoadError, Secrets, Store};
 use target::config::{
@@ -183,20 +182,16 @@ fn document(wanted: &Init, port: u16, (path, size): (PathBuf, u64)) -> Document 
         group: 1,
         enabled: true,
     });
-    iscsi.devices.push(Device {
-        name: "disk0".to_owned(),
-        backing: Backing::Image {
+    iscsi.devices.push(Device::new(
+        "disk0",
+        Backing::Image {
             path,
             size,
             provisioning: Provisioning::Thin,
             block_size: 512,
             read_only: false,
         },
-        cache: CacheMode::None,
-        removable: false,
-        asynchronous: true,
-        queue_depth: 128,
-    });
+    ));
     for user in [USER, MUTUAL] {
         iscsi.accounts.push(ChapAccount {
             user: user.to_owned(),

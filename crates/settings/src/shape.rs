@@ -262,6 +262,7 @@ const COMMON: &[Key] = &[
     optional::<bool>("removable"),
     optional::<bool>("asynchronous"),
     optional::<u16>("queue_depth"),
+    optional::<bool>("physical_blocks"),
 ];
 
 const KINDS: &[Kind] = &[
@@ -394,6 +395,7 @@ mod tests {
             removable: false,
             asynchronous: true,
             queue_depth: 1,
+            physical_blocks: false,
         };
         backings.into_iter().map(device).collect()
     }

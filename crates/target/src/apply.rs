@@ -189,9 +189,9 @@ impl Service {
             .on_disk(device, move || changing.set_cache_mode(mode))
             .await;
         let disk = Arc::clone(disk);
-        self.change_unit(unit, move |unit| {
+        self.change_unit(unit, |unit| {
             let mut next = unit.clone();
-            devices::adopt_features(&mut next, disk.as_ref());
+            devices::adopt_features(&mut next, disk.as_ref(), device);
             told(&next, unit)
         })
         .await?;
@@ -330,18 +330,25 @@ impl Service {
         let now = unit.published();
         let exposure = Exposure::of(config, &device.name);
         let identity = devices::identity(now.kind, &durable.beside, &exposure);
-        let blocks = unit
-            .disk()
-            .map_or(now.blocks, |disk| disk.geometry().blocks);
+        let (blocks, physical) =
+            unit.disk()
+                .map_or((now.blocks, now.physical_block_size), |disk| {
+                    (
+                        disk.geometry().blocks,
+                        devices::physical(disk.geometry(), device),
+                    )
+                });
         let removable = device.removable || now.kind == scsi::Kind::Optical;
-        if *now.identity == identity && now.blocks == blocks && now.removable == removable {
+        let same_size = now.blocks == blocks && now.physical_block_size == physical;
+        if *now.identity == identity && same_size && now.removable == removable {
             return Ok(());
         }
-        let mut applied = if now.blocks == blocks {
+        let mut applied = if same_size {
             nothing(&now)
         } else {
             scsi::change::resize(&now, blocks)
         };
+        applied.unit.physical_block_size = physical;
         if *now.identity != identity || now.removable != removable {
             applied
                 .attentions
@@ -475,9 +482,9 @@ impl Service {
             .map_err(|reason| device_error(device, reason))?
             .map_err(|error| device_error(device, devices::chain(&error)))?;
         unit.set_disk(Some(Arc::clone(&disk)));
-        self.change_unit(unit, move |unit| {
+        self.change_unit(unit, |unit| {
             let mut applied = scsi::change::resize(unit, disk.geometry().blocks);
-            devices::adopt_features(&mut applied.unit, disk.as_ref());
+            devices::adopt_features(&mut applied.unit, disk.as_ref(), device);
             applied
         })
         .await

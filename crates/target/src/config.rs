@@ -89,11 +89,28 @@ pub struct Device {
     /// Operations at once in the asynchronous mode, 1 to 1024; past it commands wait, then TASK SET FULL.
     #[serde(default = "Device::default_depth")]
     pub queue_depth: u16,
+    /// Tell initiators of physical blocks larger than the logical ones (the default). Some
+    /// hypervisors refuse disks with such blocks.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub physical_blocks: bool,
 }
 
 impl Device {
     const fn default_depth() -> u16 {
         128
+    }
+
+    /// A device with everything else at its default.
+    pub fn new(name: impl Into<String>, backing: Backing) -> Self {
+        Self {
+            name: name.into(),
+            backing,
+            cache: CacheMode::None,
+            removable: false,
+            asynchronous: true,
+            queue_depth: Self::default_depth(),
+            physical_blocks: true,
+        }
     }
 }
 
@@ -235,6 +252,14 @@ impl fmt::Display for Action {
 
 const fn yes() -> bool {
     true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+const fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 fn any() -> String {

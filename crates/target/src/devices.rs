@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use disk::beside::ProcessIdentity;
-use disk::{Beside, BesideStore, Disk};
+use disk::{Beside, BesideStore, Disk, Geometry};
 use scsi::{Identity, Kind, Medium, Unit};
 
 use crate::config::{Backing, Config, Device};
@@ -159,21 +159,30 @@ fn describe(
     unit.removable |= device.removable;
     unit.read_only |= device.backing.read_only();
     if let Some(disk) = disk {
-        adopt_features(&mut unit, disk);
+        adopt_features(&mut unit, disk, device);
     }
     unit
 }
 
 /// What the device can do, as told to initiators.
-pub(crate) fn adopt_features(unit: &mut Unit, disk: &dyn Disk) {
+pub(crate) fn adopt_features(unit: &mut Unit, disk: &dyn Disk, device: &Device) {
     let features = disk.features();
     let geometry = disk.geometry();
-    unit.physical_block_size = geometry.physical_block_size;
+    unit.physical_block_size = physical(geometry, device);
     unit.thin = features.thin;
     unit.unmap_granularity = features.unmap_granularity;
     unit.rotational = features.rotational;
     unit.volatile_cache = features.volatile_cache;
     unit.read_only |= features.read_only;
+}
+
+/// Physical block size as told to initiators.
+pub(crate) const fn physical(geometry: Geometry, device: &Device) -> u32 {
+    if device.physical_blocks {
+        geometry.physical_block_size
+    } else {
+        geometry.block_size
+    }
 }
 
 fn declared_block_size(backing: &Backing, kind: Kind) -> u32 {

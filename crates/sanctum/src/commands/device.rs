@@ -162,6 +162,9 @@ pub(crate) struct Common {
     /// Operations at once, 1 to 1024
     #[arg(long, value_name = "N", default_value_t = DEPTH, value_parser = clap::value_parser!(u16).range(1..=1024))]
     queue_depth: u16,
+    /// Tells initiators nothing of physical blocks larger than the logical ones
+    #[arg(long)]
+    hide_physical_blocks: bool,
 }
 
 /// Cache modes by the names of the settings.
@@ -337,6 +340,7 @@ impl Common {
             removable: self.removable,
             asynchronous: !self.synchronous,
             queue_depth: self.queue_depth,
+            physical_blocks: !self.hide_physical_blocks,
         };
         NewDevice {
             device,
@@ -352,6 +356,7 @@ impl Default for Common {
             removable: false,
             synchronous: false,
             queue_depth: DEPTH,
+            hide_physical_blocks: false,
         }
     }
 }

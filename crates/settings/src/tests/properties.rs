@@ -106,6 +106,7 @@ fn device() -> impl Strategy<Value = Device> {
                 removable,
                 asynchronous,
                 queue_depth,
+                physical_blocks: queue_depth % 2 == 0,
             },
         )
 }

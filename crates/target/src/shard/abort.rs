@@ -144,10 +144,9 @@ impl Shard {
             }
             if let Some(by) = &work.cleared_by
                 && running.shared.nexus != *by
+                && let Some(session) = self.sessions.get_mut(running.session)
             {
-                if let Some(session) = self.sessions.get_mut(running.session) {
-                    session.attend_one(&work.unit, Attention::CommandsCleared);
-                }
+                session.attend_one(&work.unit, Attention::CommandsCleared);
             }
             self.abort(index, wait);
         }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use disk::{CacheMode, DeviceError, Disk, Fault};
+use disk::{DeviceError, Disk, Fault};
 use iscsi::initiator::{
     Cdb, Completion, Connection, Event, Request, Settings, TaskId, TmfFunction, TmfResponse,
 };
@@ -76,17 +76,11 @@ pub(crate) fn config(port: u16) -> Config {
 }
 
 pub(crate) fn ram(name: &str, size: u64) -> Device {
-    Device {
-        name: name.to_owned(),
-        backing: Backing::Ram {
-            size,
-            block_size: 512,
-        },
-        cache: CacheMode::None,
-        removable: false,
-        asynchronous: true,
-        queue_depth: 128,
-    }
+    let backing = Backing::Ram {
+        size,
+        block_size: 512,
+    };
+    Device::new(name, backing)
 }
 
 pub(crate) fn rule(initiator: &str, action: Action) -> AccessRule {
