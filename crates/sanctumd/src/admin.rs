@@ -26,7 +26,6 @@ use target::{Service, ServiceError};
 
 use crate::data_dir::DataDir;
 use crate::door::Door;
-use crate::limits;
 use crate::peer::Caller;
 use crate::tasks::Tasks;
 use crate::trouble;
@@ -343,7 +342,6 @@ impl Admin {
         let store = self.store().clone();
         let staged = blocking(move || store.stage(plan, &who, &why)).await?;
         let staged = staged.map_err(|error| trouble::stage(&error))?;
-        let listen = to_listen(self.service(), &before.document, &document);
         let overdue = match self.apply(&document).await {
             Ok(()) => None,
             // The change holds; what had to end before it has not ended yet.
@@ -371,7 +369,6 @@ impl Admin {
                 return Err(trouble::activate(&error));
             }
         };
-        until_listening(self.service(), &listen).await;
         self.follow(&before.document.service, &document.service, &mut notes);
         self.tell(by, what, &generation, &notes);
         match overdue {
@@ -490,43 +487,6 @@ impl Admin {
             );
         }
     }
-}
-
-/// Waits, within a bound, until these portals listen: binding is over when the data path answers, but a
-/// shard takes the socket over a moment later, and whoever is told that a portal listens may look.
-pub(crate) async fn until_listening(service: &Service, names: &[String]) {
-    let listening = |name: &String| {
-        service
-            .portals()
-            .iter()
-            .any(|portal| portal.name == *name && portal.listening)
-    };
-    let wait = async {
-        while !names.iter().all(listening) {
-            tokio::time::sleep(limits::LISTEN_LOOK).await;
-        }
-    };
-    if tokio::time::timeout(limits::LISTEN_TIME_MAX, wait)
-        .await
-        .is_err()
-    {
-        tracing::warn!(?names, "not all of these portals listen");
-    }
-}
-
-/// Portals that listen once `after` is in force: those that are new or newly enabled, and those that did.
-fn to_listen(service: &Service, before: &Document, after: &Document) -> Vec<String> {
-    let failed: Vec<String> = service
-        .portals()
-        .into_iter()
-        .filter(|portal| portal.enabled && !portal.listening)
-        .map(|portal| portal.name)
-        .collect();
-    let enabled = after.iscsi.portals.iter().filter(|portal| portal.enabled);
-    enabled
-        .filter(|portal| !(failed.contains(&portal.name) && before.iscsi.portals.contains(portal)))
-        .map(|portal| portal.name.clone())
-        .collect()
 }
 
 /// The data path's judgement of a document.

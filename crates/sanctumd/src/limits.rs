@@ -37,13 +37,6 @@ pub(crate) const EVENT_TICK: Duration = Duration::from_secs(1);
 /// write-back device writes what the page cache holds.
 pub(crate) const STOP_TIME_MAX: Duration = Duration::from_secs(80);
 
-/// Time for portals to be taken over by the shards after they were bound. A portal that could not be bound
-/// at a start makes that start wait so long.
-pub(crate) const LISTEN_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// How often that is looked at.
-pub(crate) const LISTEN_LOOK: Duration = Duration::from_millis(2);
-
 /// Time for requests on the socket to end at a stop.
 pub(crate) const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
 

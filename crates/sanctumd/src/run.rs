@@ -149,10 +149,6 @@ async fn open(
     let service = Box::pin(service)
         .await
         .map_err(|error| trouble::service(&error))?;
-    let portals = loaded.document.iscsi.portals.iter();
-    let enabled = portals.filter(|portal| portal.enabled);
-    let names: Vec<String> = enabled.map(|portal| portal.name.clone()).collect();
-    admin::until_listening(&service, &names).await;
     let (door, listener) = match open_door(flags, &dir, &loaded.document) {
         Ok(opened) => opened,
         Err(problem) => {

@@ -296,13 +296,16 @@ impl Service {
             if let (Some(listener), Some(shard)) =
                 (held.sockets.get(&place), shards.get(number % shards.len()))
             {
-                let listener = Arc::clone(listener);
+                let (done, listens) = oneshot::channel();
                 shard
                     .send(ShardMessage::Listen {
                         portal: Arc::clone(state),
-                        listener,
+                        listener: Arc::clone(listener),
+                        done,
                     })
                     .await;
+                // A shard that is gone listens to nobody.
+                let _ = listens.await;
             }
         }
         let used: Vec<Place> = after

@@ -39,6 +39,7 @@ pub(crate) enum ShardMessage {
     Listen {
         portal: Arc<PortalState>,
         listener: ring::Fd,
+        done: oneshot::Sender<()>,
     },
     /// Stop accepting for the portal; its connections stay until they are ended otherwise.
     Unlisten {

@@ -253,7 +253,14 @@ impl Shard {
 
     fn receive_message(&mut self, message: ShardMessage) {
         match message {
-            ShardMessage::Listen { portal, listener } => self.listen(portal, listener),
+            ShardMessage::Listen {
+                portal,
+                listener,
+                done,
+            } => {
+                self.listen(portal, listener);
+                let _ = done.send(());
+            }
             ShardMessage::Unlisten { portal, done } => {
                 self.unlisten(&portal);
                 let _ = done.send(());
