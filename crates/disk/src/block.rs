@@ -29,24 +29,9 @@ pub(crate) fn open(
 ) -> Result<FileDisk, DeviceError> {
     let anchor = claim(path, read_only)?;
     let stat = inspect(&anchor, path)?;
-    let ask = |what| {
-        move |errno: Errno| DeviceError::Inspect {
-            path: path.into(),
-            what,
-            source: errno.into(),
-        }
-    };
-    let logical = rustix::fs::ioctl_blksszget(&anchor).map_err(ask("the logical block size"))?;
-    let physical = rustix::fs::ioctl_blkpbszget(&anchor).map_err(ask("the physical block size"))?;
+    let (logical, physical) = own_block_sizes(&anchor, path)?;
     let block_size = block_size.unwrap_or(logical);
     check_block_size(block_size)?;
-    if logical > BLOCK_SIZE_MAX {
-        let reason = "the disk's own blocks are larger than 4096 bytes";
-        return Err(DeviceError::BlockSize {
-            block_size: logical,
-            reason,
-        });
-    }
     let bytes = size_of(&anchor, path)? / u64::from(block_size) * u64::from(block_size);
     check_device_size(bytes, block_size)?;
 
@@ -92,6 +77,27 @@ pub(crate) fn open(
         zero,
         notes,
     }))
+}
+
+/// Logical and physical block of the disk itself, in bytes.
+fn own_block_sizes(anchor: &OwnedFd, path: &Path) -> Result<(u32, u32), DeviceError> {
+    let ask = |what| {
+        move |errno: Errno| DeviceError::Inspect {
+            path: path.into(),
+            what,
+            source: errno.into(),
+        }
+    };
+    let logical = rustix::fs::ioctl_blksszget(anchor).map_err(ask("the logical block size"))?;
+    let physical = rustix::fs::ioctl_blkpbszget(anchor).map_err(ask("the physical block size"))?;
+    if logical > BLOCK_SIZE_MAX {
+        let reason = "the disk's own blocks are larger than 4096 bytes";
+        return Err(DeviceError::BlockSize {
+            block_size: logical,
+            reason,
+        });
+    }
+    Ok((logical, physical))
 }
 
 fn claim(path: &Path, read_only: bool) -> Result<OwnedFd, DeviceError> {

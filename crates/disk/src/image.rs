@@ -48,20 +48,9 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         .unwrap_or(0)
         .saturating_mul(512)
         >= spec.size;
-    if preallocated && !full {
-        notes.push(format!(
-            "{} is declared preallocated but is sparse: writes into its holes can find no space",
-            spec.path.display()
-        ));
-    }
     let file_block = file_block(&anchor, spec.path)?;
     let punches = !spec.read_only && can_punch(anchor.as_fd(), length(&stat), file_block);
-    if !preallocated && !spec.read_only && !punches {
-        notes.push(format!(
-            "{}: its file system cannot give space back, so unmapped blocks keep theirs",
-            spec.path.display()
-        ));
-    }
+    notes.extend(shortfalls(spec, full, punches));
     let kind = Kind::Image { preallocated };
     let traits = Traits {
         path: spec.path.into(),
@@ -106,6 +95,20 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         zero,
         notes,
     }))
+}
+
+/// What the file is not, though its kind of provisioning says so; for the operator.
+fn shortfalls(spec: &Spec<'_>, full: bool, punches: bool) -> Vec<String> {
+    let path = spec.path.display();
+    match spec.provisioning {
+        Provisioning::Preallocated if !full => vec![format!(
+            "{path} is declared preallocated but is sparse: writes into its holes can find no space"
+        )],
+        Provisioning::Thin if !spec.read_only && !punches => vec![format!(
+            "{path}: its file system cannot give space back, so unmapped blocks keep theirs"
+        )],
+        Provisioning::Thin | Provisioning::Preallocated => Vec::new(),
+    }
 }
 
 /// The file system's block, in which it gives space back.

@@ -131,18 +131,7 @@ fn check(shard: &mut Shard, disk: &dyn Disk, model: &mut [u8], steps: &[Step]) {
                 shard.run(disk, Request::Flush).unwrap();
             }
             Step::Status { block: first } => {
-                let offset = first * block;
-                let (mapped, len) = shard.status(disk, offset);
-                assert!(
-                    len >= block && len.is_multiple_of(block),
-                    "{len} is not whole blocks"
-                );
-                assert!(offset + len <= model.len() as u64);
-                let run = &model[offset as usize..(offset + len) as usize];
-                assert!(
-                    mapped || run.iter().all(|byte| *byte == 0),
-                    "data is told as unmapped"
-                );
+                check_status(shard, disk, model, first * block);
             }
             Step::Mode(mode) => {
                 disk.set_cache_mode(*mode).unwrap();
@@ -153,6 +142,22 @@ fn check(shard: &mut Shard, disk: &dyn Disk, model: &mut [u8], steps: &[Step]) {
     let whole = shard.bytes(disk, 0, model.len());
     assert!(whole == model, "the disk does not hold what was written");
     disk.flush_blocking().unwrap();
+}
+
+/// What GET LBA STATUS tells must fit the model: nothing that holds data is unmapped.
+fn check_status(shard: &mut Shard, disk: &dyn Disk, model: &[u8], offset: u64) {
+    let block = u64::from(disk.geometry().block_size);
+    let (mapped, len) = shard.status(disk, offset);
+    assert!(
+        len >= block && len.is_multiple_of(block),
+        "{len} is not whole blocks"
+    );
+    assert!(offset + len <= model.len() as u64);
+    let run = &model[offset as usize..(offset + len) as usize];
+    assert!(
+        mapped || run.iter().all(|byte| *byte == 0),
+        "data is told as unmapped"
+    );
 }
 
 fn image_against_model(directory: &Path, shape: Shape, cases: u32) {
