@@ -116,16 +116,11 @@ fn check(shard: &mut Shard, disk: &dyn Disk, model: &mut [u8], steps: &[Step]) {
                     offset: first * block,
                     len: count * block,
                 });
-                shard
-                    .run(
-                        disk,
-                        Request::Unmap {
-                            extents: extents.collect(),
-                        },
-                    )
-                    .unwrap();
-                runs.iter()
-                    .for_each(|(first, count)| model[at(*first, *count)].fill(0));
+                let extents = extents.collect();
+                shard.run(disk, Request::Unmap { extents }).unwrap();
+                for (first, count) in runs {
+                    model[at(*first, *count)].fill(0);
+                }
             }
             Step::Flush => {
                 shard.run(disk, Request::Flush).unwrap();
