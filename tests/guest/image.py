@@ -19,7 +19,7 @@ APPLETS = (
 ).split()
 
 _INIT = """#!/bin/sh
-# Brings the guest up and then serves commands, one a line, on the second serial port.
+# Brings the guest up, starts the agent, and from then on only collects processes that lost their parent.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -30,6 +30,13 @@ for module in $(cat /modules/order); do insmod /modules/$module.ko; done
 ifconfig lo up
 ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
 hostname guest
+sh /agent &
+while :; do wait; sleep 1; done
+"""
+
+# A shell of its own, whose only children are those it waits for: busybox's `read` starts over, losing what it has
+# read of a line, when a child ends meanwhile. Background jobs of commands become children of process 1.
+_AGENT = """# Serves commands, one a line, on the second serial port.
 exec 3<>/dev/ttyS1
 stty -F /dev/ttyS1 raw -echo
 echo "READY" >&3
@@ -39,7 +46,6 @@ while read -r id line <&3; do
     { sed "s/^/$id /" /tmp/out.$id; echo; echo "END $id $code"; } >&3
     rm -f /tmp/out.$id
 done
-poweroff -f
 """
 
 _ISCSID_CONF = """iscsid.startup = /bin/true
@@ -108,6 +114,7 @@ def build(kernel: Kernel, directory: Path, initiator: str) -> Path:
     archive.file("etc/iscsi/iscsid.conf", _ISCSID_CONF.encode())
     archive.link("etc/mtab", "/proc/mounts")
     archive.file("init", _INIT.encode(), 0o755)
+    archive.file("agent", _AGENT.encode())
     path = directory / f"{re.sub(r'[^a-z0-9]+', '-', initiator)}.cpio"
     path.write_bytes(archive.bytes())
     return path

@@ -159,7 +159,7 @@ class Guest:
 
     def start_initiator(self) -> None:
         """Runs iscsid and waits until iscsiadm reaches it."""
-        self.run("iscsid -c /etc/iscsi/iscsid.conf").good()
+        self.run("iscsid -f -d 2 -c /etc/iscsi/iscsid.conf >/dev/ttyS0 2>&1 &").good()
         self.until("iscsiadm -m session >/tmp/s 2>&1 || grep -q 'No active' /tmp/s")
 
     def log_in(self, target: str, port: int, settings: dict[str, str] | None = None, seconds: float = 40.0) -> Done:

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::count::{Counts, Style};
 use crate::process;
 use crate::rungs;
-use crate::workspace::cargo;
+use crate::workspace::{cargo, target_dir};
 
 /// The version of cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ: &str = "0.13.2";
@@ -81,7 +81,7 @@ pub(crate) fn fuzz(root: &Path, target: &str, seconds: u64) -> Result<Run> {
         .with_context(|| format!("cannot make {}", scratch.display()))?;
     let mut command = cargo();
     command
-        .args(["fuzz", "run", "--sanitizer", "none", target])
+        .args(["fuzz", "run", "--sanitizer", "none", "--features", "fuzzer", target])
         .arg(&scratch)
         .arg(corpus(root, target))
         .args([
@@ -144,17 +144,8 @@ pub(crate) fn replay(root: &Path) -> Result<Counts> {
         }
     }
     let mut command: Command = cargo();
-    command.args([
-        "test",
-        "--manifest-path",
-        "fuzz/Cargo.toml",
-        "--locked",
-        "--lib",
-        "--tests",
-    ]);
-    // Beside the workspace's own build, so that shared dependencies of the same profile are built once.
-    command
-        .arg("--target-dir")
-        .arg(root.join("fuzz/target/replay"));
+    command.args(["test", "--manifest-path", "fuzz/Cargo.toml", "--locked", "--lib"]);
+    // The workspace's own directory and profile: what both need is built once.
+    command.arg("--target-dir").arg(target_dir(root));
     Ok(rungs::program(&mut command, root, Style::Libtest, Duration::from_secs(600))?.1)
 }

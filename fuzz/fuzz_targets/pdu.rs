@@ -1,0 +1,4 @@
+//! libFuzzer's way into `sanctum_fuzz::pdu`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sanctum_fuzz::pdu(data));
