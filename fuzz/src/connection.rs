@@ -40,7 +40,13 @@ impl Output for Sink {
 
 /// The byte stream of an initiator.
 pub fn pdu(data: &[u8]) {
-    let Some((choices, stream)) = data.split_first() else { return };
+    let _ = drive(data);
+}
+
+/// Runs the stream; whether it came to the full feature phase.
+pub(crate) fn drive(data: &[u8]) -> bool {
+    let Some((choices, stream)) = data.split_first() else { return false };
+    let mut opened = false;
     // The engine's time is the harness's own: one fixed instant and what is added to it.
     let mut now = Instant::now();
     let mut service = Service { chap: choices & 4 != 0, zeroes: vec![0; READ_MAX as usize].into(), out: Sink::default() };
@@ -48,11 +54,14 @@ pub fn pdu(data: &[u8]) {
     let piece = [stream.len().max(1), 1, 7, 48][usize::from(choices & 3)];
     for chunk in stream.chunks(piece) {
         now += Duration::from_millis(1);
-        if !service.feed(&mut connection, now, chunk) || connection.closing() {
-            return;
+        let goes_on = service.feed(&mut connection, now, chunk);
+        opened |= connection.full_feature();
+        if !goes_on || connection.closing() {
+            break;
         }
         let _ = connection.tick(now, &mut service.out);
     }
+    opened
 }
 
 struct Service {

@@ -49,6 +49,16 @@ mod replay {
     }
 
     #[test]
+    fn seeds_open_the_full_feature_phase() {
+        // Else the corpus would stop at the login, and nobody would notice.
+        for name in ["login", "login-straight", "login-in-pieces", "login-chap", "commands", "commands-digests", "discovery"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/pdu").join(name);
+            let data = fs::read(&path).expect("the corpus is committed");
+            assert!(crate::connection::drive(&data), "{name} does not log in");
+        }
+    }
+
+    #[test]
     fn text() {
         replay("text", super::text);
     }
