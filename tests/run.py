@@ -2,7 +2,7 @@
 """Runs the foreign-peer suites: `tests/run.py [options] SUITE...`.
 
 Suites: `wire` (our own Python initiator), `libiscsi` (its conformance program), `qemu_tools` (iscsi-ls, qemu-img),
-`guest` (a Linux guest with open-iscsi under QEMU). The closing line counts cases.
+`guest` (a Linux guest with open-iscsi under QEMU), `soak` (our load generator, verifying). The closing line counts cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.server import Server  # noqa: E402
 from harness.tgt import TgtServer  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-SUITES = ("wire", "libiscsi", "qemu_tools", "guest")
+SUITES = ("wire", "libiscsi", "qemu_tools", "guest", "soak")
 
 
 def make_server(options: argparse.Namespace, directory: Path) -> Server:

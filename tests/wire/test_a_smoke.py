@@ -67,3 +67,12 @@ def test_smoke_reset_and_reservation(context: Context) -> None:
     two.run(scsi.read10(0, 1), expect_in=512).conflict()
     pr.clear(one, 7).good()
     alive(context, target)
+
+
+@case(needs=("sanctum",))
+def test_smoke_driver_is_the_one_asked_for(context: Context) -> None:
+    """`status` names the I/O driver; where one was forced it is that one."""
+    driver = context.server.cli.status()["driver"]  # type: ignore[attr-defined]
+    forced = context.server.driver  # type: ignore[attr-defined]
+    expect(forced is None or forced in driver.replace("io_", ""), f"driver {driver}, forced {forced}")
+    context.note(driver)

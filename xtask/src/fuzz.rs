@@ -81,7 +81,15 @@ pub(crate) fn fuzz(root: &Path, target: &str, seconds: u64) -> Result<Run> {
         .with_context(|| format!("cannot make {}", scratch.display()))?;
     let mut command = cargo();
     command
-        .args(["fuzz", "run", "--sanitizer", "none", "--features", "fuzzer", target])
+        .args([
+            "fuzz",
+            "run",
+            "--sanitizer",
+            "none",
+            "--features",
+            "fuzzer",
+            target,
+        ])
         .arg(&scratch)
         .arg(corpus(root, target))
         .args([
@@ -144,7 +152,13 @@ pub(crate) fn replay(root: &Path) -> Result<Counts> {
         }
     }
     let mut command: Command = cargo();
-    command.args(["test", "--manifest-path", "fuzz/Cargo.toml", "--locked", "--lib"]);
+    command.args([
+        "test",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--locked",
+        "--lib",
+    ]);
     // The workspace's own directory and profile: what both need is built once.
     command.arg("--target-dir").arg(target_dir(root));
     Ok(rungs::program(&mut command, root, Style::Libtest, Duration::from_secs(600))?.1)

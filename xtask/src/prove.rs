@@ -13,7 +13,7 @@ use crate::clock;
 use crate::count::{Counts, Style};
 use crate::fuzz;
 use crate::rungs;
-use crate::workspace::{cargo, target_dir};
+use crate::workspace::target_dir;
 
 /// Options of `prove`.
 #[derive(Args, Debug)]
@@ -84,23 +84,13 @@ impl Prove {
 
     fn soak(&self, root: &Path) -> Result<Figure> {
         let seconds = self.soak_seconds.to_string();
-        let mut command = cargo();
-        command.args([
-            "nextest",
-            "run",
-            "--locked",
-            "--no-fail-fast",
-            "-E",
-            "test(soak)",
-            "--run-ignored",
-            "all",
-        ]);
+        let mut command = rungs::suite(root, &["soak"]);
         command.env("SANCTUM_SOAK_SECONDS", &seconds);
         measured(
             root,
             "soak",
             &mut command,
-            Style::Nextest,
+            Style::Closing,
             Duration::from_secs(self.soak_seconds + 1800),
         )
     }

@@ -118,6 +118,12 @@ pub(crate) const LADDER: &[Rung] = &[
         bound: minutes(15),
         work: Work::Program(Style::Closing, guest),
     },
+    Rung {
+        name: "soak",
+        about: "eight initiators, verified blocks, a minute",
+        bound: minutes(5),
+        work: Work::Program(Style::Closing, soak),
+    },
 ];
 
 fn fmt(_root: &Path) -> Command {
@@ -208,6 +214,10 @@ fn qemu_tools(root: &Path) -> Command {
 
 fn guest(root: &Path) -> Command {
     suite(root, &["guest"])
+}
+
+fn soak(root: &Path) -> Command {
+    suite(root, &["soak"])
 }
 
 /// What a rung brought.
