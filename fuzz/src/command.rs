@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use scsi::{
-    Command, DiskOp, DiskResult, Fault, Identity, Kind, Nexus, NexusState, Resume, Step, Task, Unit, change, no_such_lun,
+    Command, DiskOp, DiskResult, Fault, Identity, Kind, Nexus, NexusState, Resume, Step, Task,
+    Unit, change, no_such_lun,
 };
 
 /// Blocks of the device.
@@ -17,7 +18,9 @@ const STEPS_MAX: usize = 10_000;
 
 /// Commands with parameter lists.
 pub fn cdb(data: &[u8]) {
-    let Some((&shape, mut rest)) = data.split_first() else { return };
+    let Some((&shape, mut rest)) = data.split_first() else {
+        return;
+    };
     let mut device = Device::new(shape);
     while let Some((record, after)) = rest.split_at_checked(19) {
         let length = usize::from(u16::from_be_bytes([record[17], record[18]])).min(after.len());
@@ -35,7 +38,11 @@ struct Device {
 
 impl Device {
     fn new(shape: u8) -> Self {
-        let kind = if shape & 1 != 0 { Kind::Optical } else { Kind::Disk };
+        let kind = if shape & 1 != 0 {
+            Kind::Optical
+        } else {
+            Kind::Disk
+        };
         let block_size = match kind {
             Kind::Optical => 2048,
             Kind::Disk if shape & 4 != 0 => 4096,
@@ -47,10 +54,19 @@ impl Device {
         unit.unmap_granularity = if unit.thin { 4096 } else { 0 };
         unit.removable |= shape & 8 != 0;
         let nexuses = (0..4)
-            .map(|n| (Nexus::new(format!("iqn.2026-11.test:{n}"), [0x80, 0, 0, 0, 0, n], 1), NexusState::new()))
+            .map(|n| {
+                (
+                    Nexus::new(format!("iqn.2026-11.test:{n}"), [0x80, 0, 0, 0, 0, n], 1),
+                    NexusState::new(),
+                )
+            })
             .collect();
         let bytes = vec![0; (BLOCKS * u64::from(block_size)) as usize];
-        Self { unit, bytes, nexuses }
+        Self {
+            unit,
+            bytes,
+            nexuses,
+        }
     }
 
     fn run(&mut self, choices: u8, cdb: &[u8], out: &[u8]) {
@@ -75,9 +91,11 @@ impl Device {
                     let take = out.len().min(len as usize);
                     task.resume(Resume::DataOut(&out[..take]), &self.unit, &nexus)
                 }
-                Step::Disk(_) if std::mem::take(&mut fail) => {
-                    task.resume(Resume::Disk(DiskResult::Failed(Fault::Medium { lba: 0 })), &self.unit, &nexus)
-                }
+                Step::Disk(_) if std::mem::take(&mut fail) => task.resume(
+                    Resume::Disk(DiskResult::Failed(Fault::Medium { lba: 0 })),
+                    &self.unit,
+                    &nexus,
+                ),
                 Step::Disk(op) => {
                     let mut buffer = Vec::new();
                     let result = self.disk(&op, out, &mut buffer);
@@ -95,10 +113,16 @@ impl Device {
                         self.unit = applied.unit;
                         task.resume(Resume::Changed(Ok(())), &self.unit, &nexus)
                     }
-                    Err(response) => task.resume(Resume::Changed(Err(response)), &self.unit, &nexus),
+                    Err(response) => {
+                        task.resume(Resume::Changed(Err(response)), &self.unit, &nexus)
+                    }
                 },
                 Step::Done(response) => {
-                    assert_eq!(response.sense.is_some(), response.status == scsi::Status::CheckCondition, "sense with CHECK CONDITION only");
+                    assert_eq!(
+                        response.sense.is_some(),
+                        response.status == scsi::Status::CheckCondition,
+                        "sense with CHECK CONDITION only"
+                    );
                     return;
                 }
             };
@@ -108,7 +132,12 @@ impl Device {
 
     /// The byte range of blocks; a step outside the device is a bug of the device server.
     fn range(&self, lba: u64, blocks: u64) -> std::ops::Range<usize> {
-        assert!(lba.checked_add(blocks).is_some_and(|end| end <= self.unit.blocks), "a step at {lba}+{blocks} of {}", self.unit.blocks);
+        assert!(
+            lba.checked_add(blocks)
+                .is_some_and(|end| end <= self.unit.blocks),
+            "a step at {lba}+{blocks} of {}",
+            self.unit.blocks
+        );
         let size = u64::from(self.unit.block_size);
         (lba * size) as usize..((lba + blocks) * size) as usize
     }
@@ -119,7 +148,12 @@ impl Device {
                 *buffer = self.bytes[self.range(*lba, u64::from(*blocks))].to_vec();
                 DiskResult::Read(buffer)
             }
-            DiskOp::Write { lba, blocks, data_offset, .. } => {
+            DiskOp::Write {
+                lba,
+                blocks,
+                data_offset,
+                ..
+            } => {
                 let range = self.range(*lba, u64::from(*blocks));
                 let from = *data_offset as usize;
                 // The data-out must be there: `solicit` gave all that the initiator sends.
@@ -127,8 +161,17 @@ impl Device {
                 self.bytes[range].copy_from_slice(data);
                 DiskResult::Done
             }
-            DiskOp::WritePattern { lba, blocks, pattern, .. } => {
-                assert_eq!(pattern.len(), self.unit.block_size as usize, "a pattern of one block");
+            DiskOp::WritePattern {
+                lba,
+                blocks,
+                pattern,
+                ..
+            } => {
+                assert_eq!(
+                    pattern.len(),
+                    self.unit.block_size as usize,
+                    "a pattern of one block"
+                );
                 let range = self.range(*lba, u64::from(*blocks));
                 for block in self.bytes[range].chunks_mut(pattern.len()) {
                     block.copy_from_slice(pattern);
@@ -150,7 +193,10 @@ impl Device {
             }
             DiskOp::Status { lba } => {
                 let _ = self.range(*lba, 1);
-                DiskResult::Status { mapped: true, blocks: self.unit.blocks - lba }
+                DiskResult::Status {
+                    mapped: true,
+                    blocks: self.unit.blocks - lba,
+                }
             }
         }
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use iscsi::Output;
 use iscsi::limits;
 use iscsi::target::{
-    Acceptance, Account, Authentication, ChapPolicy, Config, Connection, Event, LoginPolicy, LogoutStatus, ScsiStatus, Secret,
-    TargetRecord, TmfResponse,
+    Acceptance, Account, Authentication, ChapPolicy, Config, Connection, Event, LoginPolicy,
+    LogoutStatus, ScsiStatus, Secret, TargetRecord, TmfResponse,
 };
 
 /// Events of one input; each consumes input or ends a task, so more than this means a loop.
@@ -33,7 +33,10 @@ impl Output for Sink {
     }
 
     fn payload(&mut self, payload: Self::Payload, range: Range<usize>) {
-        assert!(!range.is_empty() && range.end <= payload.len(), "a range outside the payload");
+        assert!(
+            !range.is_empty() && range.end <= payload.len(),
+            "a range outside the payload"
+        );
         self.bytes += range.len();
     }
 }
@@ -45,11 +48,17 @@ pub fn pdu(data: &[u8]) {
 
 /// Runs the stream; whether it came to the full feature phase.
 pub(crate) fn drive(data: &[u8]) -> bool {
-    let Some((choices, stream)) = data.split_first() else { return false };
+    let Some((choices, stream)) = data.split_first() else {
+        return false;
+    };
     let mut opened = false;
     // The engine's time is the harness's own: one fixed instant and what is added to it.
     let mut now = Instant::now();
-    let mut service = Service { chap: choices & 4 != 0, zeroes: vec![0; READ_MAX as usize].into(), out: Sink::default() };
+    let mut service = Service {
+        chap: choices & 4 != 0,
+        zeroes: vec![0; READ_MAX as usize].into(),
+        out: Sink::default(),
+    };
     let mut connection = Connection::new(Arc::new(Config::default()), now);
     let piece = [stream.len().max(1), 1, 7, 48][usize::from(choices & 3)];
     for chunk in stream.chunks(piece) {
@@ -83,9 +92,17 @@ impl Service {
                 Err(_) => return false,
             };
             self.answer(connection, event);
-            assert!(connection.tasks() <= limits::TASKS_MAX as usize, "{} tasks", connection.tasks());
+            assert!(
+                connection.tasks() <= limits::TASKS_MAX as usize,
+                "{} tasks",
+                connection.tasks()
+            );
             let bound = limits::HEADER_BYTES_MAX + 2 * limits::SEND_TARGETS_BYTES_MAX;
-            assert!(connection.buffered_bytes() <= bound, "{} bytes gathered", connection.buffered_bytes());
+            assert!(
+                connection.buffered_bytes() <= bound,
+                "{} bytes gathered",
+                connection.buffered_bytes()
+            );
         }
         panic!("more than {EVENTS_MAX} events of one input");
     }
@@ -103,7 +120,13 @@ impl Service {
                 } else if command.read {
                     let len = command.read_len.min(READ_MAX);
                     let status = ScsiStatus::good(len);
-                    connection.data_in(command.task, Arc::clone(&self.zeroes), 0..len as usize, Some(&status), out);
+                    connection.data_in(
+                        command.task,
+                        Arc::clone(&self.zeroes),
+                        0..len as usize,
+                        Some(&status),
+                        out,
+                    );
                 } else {
                     connection.respond(command.task, &ScsiStatus::good(0), out);
                 }
@@ -111,7 +134,15 @@ impl Service {
             Event::DataComplete { task } => connection.respond(task, &ScsiStatus::good(0), out),
             Event::TaskAborted { task, .. } => {
                 let sense = [0x70, 0, 0x0b, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-                connection.respond(task, &ScsiStatus { status: 2, sense: &sense, transfer: 0 }, out);
+                connection.respond(
+                    task,
+                    &ScsiStatus {
+                        status: 2,
+                        sense: &sense,
+                        transfer: 0,
+                    },
+                    out,
+                );
             }
             Event::TaskManagement(tmf) => {
                 if let Some(task) = tmf.referenced {
@@ -133,11 +164,17 @@ impl Service {
 }
 
 fn listing() -> TargetRecord {
-    TargetRecord { name: "iqn.2026-11.test:fuzz".to_owned(), addresses: vec!["127.0.0.1:3260,1".to_owned()] }
+    TargetRecord {
+        name: "iqn.2026-11.test:fuzz".to_owned(),
+        addresses: vec!["127.0.0.1:3260,1".to_owned()],
+    }
 }
 
 fn acceptance(chap: bool) -> Acceptance {
-    let account = Account { user: "joe".to_owned(), secret: Secret::new(b"secret-of-16-byt".to_vec()) };
+    let account = Account {
+        user: "joe".to_owned(),
+        secret: Secret::new(b"secret-of-16-byt".to_vec()),
+    };
     let policy = ChapPolicy {
         accounts: vec![account],
         algorithms: Vec::new(),
@@ -147,7 +184,11 @@ fn acceptance(chap: bool) -> Acceptance {
         mutual_required: false,
     };
     Acceptance {
-        authentication: if chap { Authentication::Chap(Box::new(policy)) } else { Authentication::None },
+        authentication: if chap {
+            Authentication::Chap(Box::new(policy))
+        } else {
+            Authentication::None
+        },
         alias: None,
         portal_group_tag: 1,
         config: None,

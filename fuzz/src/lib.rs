@@ -27,7 +27,9 @@ mod replay {
     use std::path::Path;
 
     fn replay(name: &str, harness: fn(&[u8])) {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(name);
         let mut count = 0;
         for entry in fs::read_dir(&directory).expect("the corpus is committed") {
             let path = entry.expect("a readable directory").path();
@@ -51,8 +53,18 @@ mod replay {
     #[test]
     fn seeds_open_the_full_feature_phase() {
         // Else the corpus would stop at the login, and nobody would notice.
-        for name in ["login", "login-straight", "login-in-pieces", "login-chap", "commands", "commands-digests", "discovery"] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/pdu").join(name);
+        for name in [
+            "login",
+            "login-straight",
+            "login-in-pieces",
+            "login-chap",
+            "commands",
+            "commands-digests",
+            "discovery",
+        ] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("corpus/pdu")
+                .join(name);
             let data = fs::read(&path).expect("the corpus is committed");
             assert!(crate::connection::drive(&data), "{name} does not log in");
         }

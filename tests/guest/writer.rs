@@ -31,19 +31,39 @@ fn run(arguments: &[String]) -> Result<(), String> {
     let [device, seed, first, count, span, mode, output, label] = arguments else {
         return Err("usage: writer DEVICE SEED FIRST COUNT SPAN MODE OUTPUT LABEL".to_owned());
     };
-    let number = |text: &String| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    let number = |text: &String| {
+        text.parse::<u64>()
+            .map_err(|error| format!("{text}: {error}"))
+    };
     let (seed, first, count, span) = (number(seed)?, number(first)?, number(count)?, number(span)?);
-    let flags = if mode == "sync" { O_DIRECT | O_SYNC } else { O_DIRECT };
+    let flags = if mode == "sync" {
+        O_DIRECT | O_SYNC
+    } else {
+        O_DIRECT
+    };
     let every = match mode.strip_prefix("flush:") {
-        Some(text) => text.parse::<u64>().map_err(|error| format!("{text}: {error}"))?,
+        Some(text) => text
+            .parse::<u64>()
+            .map_err(|error| format!("{text}: {error}"))?,
         None => 0,
     };
-    let mut output = OpenOptions::new().write(true).open(output).map_err(|error| error.to_string())?;
-    let file = OpenOptions::new().write(true).custom_flags(flags).open(device).map_err(|error| error.to_string())?;
+    let mut output = OpenOptions::new()
+        .write(true)
+        .open(output)
+        .map_err(|error| error.to_string())?;
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(flags)
+        .open(device)
+        .map_err(|error| error.to_string())?;
     // An aligned block inside a larger allocation: O_DIRECT asks for it.
     let mut space = vec![0_u8; 2 * BLOCK];
     let shift = BLOCK - (space.as_ptr() as usize % BLOCK);
-    let mut say = |line: String| output.write_all(line.as_bytes()).map_err(|error| error.to_string());
+    let mut say = |line: String| {
+        output
+            .write_all(line.as_bytes())
+            .map_err(|error| error.to_string())
+    };
     for n in first..first + count {
         let block = &mut space[shift..shift + BLOCK];
         fill(block, seed, n);
