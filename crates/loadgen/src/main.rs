@@ -1,0 +1,183 @@
+//! `loadgen`: drives a LUN and checks every block (`verify`), or measures (`bench`).
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use iscsi::initiator::{ChapLogin, Secret};
+use loadgen::{bench, verify};
+
+/// Load for an iSCSI target: verified, or measured.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mixed I/O of several initiators under kills and resets; every block is checked. Overwrites the LUN
+    Verify(Verify),
+    /// Reads or writes at a depth or a rate, with latencies
+    Bench(Bench),
+}
+
+#[derive(Args, Debug)]
+struct Where {
+    /// Address and port of the portal
+    #[arg(long)]
+    portal: SocketAddr,
+    /// The target's name
+    #[arg(long)]
+    target: String,
+    /// The LUN's number
+    #[arg(long, default_value_t = 0)]
+    lun: u8,
+    /// CHAP user
+    #[arg(long, requires = "secret_file")]
+    user: Option<String>,
+    /// File that holds the CHAP secret and nothing else
+    #[arg(long, requires = "user")]
+    secret_file: Option<PathBuf>,
+    /// Bytes of the LUN to use
+    #[arg(long)]
+    size: u64,
+    /// Seconds to go on
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+impl Where {
+    fn chap(&self) -> Result<Option<ChapLogin>> {
+        let (Some(user), Some(file)) = (&self.user, &self.secret_file) else {
+            return Ok(None);
+        };
+        let secret = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the secret from {}", file.display()))?;
+        Ok(Some(ChapLogin {
+            user: user.clone(),
+            secret: Secret::new(secret.trim_end_matches('\n').as_bytes().to_vec()),
+            algorithms: Vec::new(),
+            optional: false,
+            mutual: None,
+        }))
+    }
+}
+
+#[derive(Args, Debug)]
+struct Verify {
+    #[command(flatten)]
+    place: Where,
+    /// Initiators, each with a session and blocks of its own
+    #[arg(long, default_value_t = 8)]
+    initiators: usize,
+    /// Commands of each in flight
+    #[arg(long, default_value_t = 16)]
+    depth: usize,
+    /// Milliseconds between two killed connections; 0: none
+    #[arg(long, default_value_t = 500)]
+    kill_every: u64,
+    /// Milliseconds between two aborts or resets; 0: none
+    #[arg(long, default_value_t = 1000)]
+    reset_every: u64,
+    /// Seconds for which the target may be away
+    #[arg(long, default_value_t = 30)]
+    away_max: u64,
+    /// Same seed, same choices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Takes over what an earlier run left
+    #[arg(long)]
+    adopt: bool,
+    /// Process whose memory is sampled
+    #[arg(long)]
+    watch_pid: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+struct Bench {
+    #[command(flatten)]
+    place: Where,
+    /// Sessions
+    #[arg(long, default_value_t = 1)]
+    sessions: usize,
+    /// Commands of each session in flight
+    #[arg(long, default_value_t = 32)]
+    depth: usize,
+    /// Commands a second over all sessions; as many as the depth allows when absent
+    #[arg(long)]
+    rate: Option<u64>,
+    /// Bytes of a command
+    #[arg(long, default_value_t = 4096)]
+    bytes: u32,
+    /// Writes; destroys what is there
+    #[arg(long)]
+    write: bool,
+    /// One after the other instead of at random
+    #[arg(long)]
+    sequential: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Verify(verify) => run_verify(&verify),
+        Command::Bench(bench) => run_bench(&bench),
+    };
+    match done {
+        Ok(json) => {
+            println!("{json}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("loadgen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_verify(asked: &Verify) -> Result<String> {
+    let place = &asked.place;
+    let options = verify::Options {
+        portal: place.portal,
+        target: place.target.clone(),
+        lun: place.lun,
+        chap: place.chap()?,
+        initiators: asked.initiators,
+        depth: asked.depth,
+        time: Duration::from_secs(place.seconds),
+        blocks: place.size / 512,
+        kill_every: Duration::from_millis(asked.kill_every),
+        reset_every: Duration::from_millis(asked.reset_every),
+        away_max: Duration::from_secs(asked.away_max),
+        seed: asked.seed,
+        adopt: asked.adopt,
+        watch: asked.watch_pid,
+    };
+    let report = verify::run(&options).with_context(|| format!("seed {}", asked.seed))?;
+    Ok(serde_json::to_string_pretty(&report)?)
+}
+
+fn run_bench(asked: &Bench) -> Result<String> {
+    let place = &asked.place;
+    let figures = bench::run(&bench::Options {
+        portal: place.portal,
+        target: place.target.clone(),
+        lun: place.lun,
+        chap: place.chap()?,
+        sessions: asked.sessions,
+        depth: asked.depth,
+        rate: asked.rate,
+        time: Duration::from_secs(place.seconds),
+        blocks: asked.bytes / 512,
+        span: place.size / 512,
+        write: asked.write,
+        sequential: asked.sequential,
+    })?;
+    Ok(serde_json::to_string_pretty(&figures)?)
+}
