@@ -6,6 +6,7 @@ at the LUN with the other initiator. `SANCTUM_SOAK_SECONDS` says how long; a min
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ def loadgen_command(programs: Path, portal: str, target: str, seconds: int, pid:
     """All spelling of loadgen's command line."""
     words = [
         str(programs / "loadgen"), "verify", "--portal", portal, "--target", target, "--lun", "1", "--initiators", "8", "--depth", "16",
-        "--seconds", str(seconds), "--kill-every-ms", "1500", "--reset-every-ms", "4000", "--watch", str(pid), "--output", "json",
+        "--seconds", str(seconds), "--kill-every", "500", "--reset-every", "1000", "--watch-pid", str(pid), "--size", str(_SIZE),
     ]  # fmt: skip
     return words
 
@@ -79,7 +80,12 @@ def test_soak(context: Context) -> None:
     expect_equal(process.returncode, 0, "loadgen's exit code")
     grown = samples[-1] - settled
     expect(grown < _GROWTH_MAX_KIB, f"memory grew by {grown} KiB after it had settled at {settled}")
-    context.note(f"{_SECONDS} s, {samples[-1] // 1024} MiB resident, {log.read_text(errors='replace').strip().splitlines()[-1][:200]}")
+    report = json.loads(log.read_text())
+    expect(report["kills"] > 0 and report["functions"] > 0, "the load was disturbed")
+    expect(report["capacity_changes"] > 0, "the grow was noticed")
+    words = ("reads", "writes", "unmaps", "increments", "kills", "functions", "unknown", "verified_blocks", "slowest_ms")
+    figures = ", ".join(f"{report[word]} {word}" for word in words)
+    context.note(f"{_SECONDS} s, {samples[-1] // 1024} MiB resident: {figures}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
