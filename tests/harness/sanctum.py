@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from harness import cli, ports, wait
+from harness import cli, ports
 from harness.cli import Cli, CommandFailed
 from harness.model import MIB, Account, Authentication, Device, Lun, Rule, Target
 from harness.server import Server
@@ -64,11 +64,12 @@ class SanctumServer(Server):
         return {**os.environ, _DRIVER: self.driver} if self.driver else None
 
     def ready(self) -> bool:
+        # Not by connecting: after kill -9 the old process's socket may still take connections for a moment.
         try:
-            self.cli.status()
+            portals = self.cli.portals()
         except CommandFailed:
             return False
-        return wait.connectable(self.host, self.port)
+        return any(portal["port"] == self.port and portal["listening"] for portal in portals)
 
     def configure(self) -> None:
         """It remembers everything by itself."""

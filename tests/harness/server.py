@@ -72,9 +72,11 @@ class Server(abc.ABC):
         return wait.connectable(self.host, self.port)
 
     def ensure_running(self) -> None:
-        """Starts it when it is not running, as after a case that killed it."""
+        """Starts it when it does not run or does not serve, so that one case's trouble is not the next one's."""
         if self.process is not None and self.process.poll() is None:
-            return
+            if self.ready():
+                return
+            self.kill()
         self.process = None
         self.start()
 
