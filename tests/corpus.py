@@ -19,7 +19,11 @@ from initiator.login import DEFAULTS  # noqa: E402
 from initiator.pdu import FINAL, Pdu, encode_keys  # noqa: E402
 
 CORPUS = Path(__file__).resolve().parents[1] / "fuzz" / "corpus"
-_FIRST = [("InitiatorName", "iqn.2026-11.test:seed"), ("TargetName", "iqn.2026-11.test:fuzz"), ("SessionType", "Normal")]
+_FIRST = [
+    ("InitiatorName", "iqn.2026-11.test:seed"),
+    ("TargetName", "iqn.2026-11.test:fuzz"),
+    ("SessionType", "Normal"),
+]
 #: Fixed in the harness.
 _CHALLENGE, _IDENTIFIER, _SECRET = b"\x5a" * 16, 7, b"secret-of-16-byt"
 
@@ -102,7 +106,11 @@ def pdus() -> None:
     stream = opened().command(scsi.inquiry(), expect_in=255).command(scsi.read10(0, 8), expect_in=4096)
     stream.command(scsi.write10(0, 1), out=b"w" * 512).command(scsi.write10(0, 1), out=b"v" * 512, immediate=False)
     save("pdu", "commands", stream.seed(2))
-    save("pdu", "commands-digests", opened(True).command(scsi.write10(0, 1), out=b"d" * 512).command(scsi.read10(0, 1), expect_in=512).seed(3))
+    save(
+        "pdu",
+        "commands-digests",
+        opened(True).command(scsi.write10(0, 1), out=b"d" * 512).command(scsi.read10(0, 1), expect_in=512).seed(3),
+    )
     stream = opened()
     for function in range(1, 9):
         stream.itt += 1
@@ -114,7 +122,11 @@ def pdus() -> None:
     save("pdu", "text-nop-logout", stream.send(wire.request(wire.LOGOUT, FINAL, 13, immediate=True)).seed())
     discovery = [_FIRST[0], ("SessionType", "Discovery"), ("AuthMethod", "None")]
     stream = Stream().login(0, 1, True, discovery).login(1, 3, True, [("MaxRecvDataSegmentLength", "8192")])
-    save("pdu", "discovery", stream.send(wire.request(wire.TEXT, FINAL, 1, data=encode_keys([("SendTargets", "All")]))).seed())
+    save(
+        "pdu",
+        "discovery",
+        stream.send(wire.request(wire.TEXT, FINAL, 1, data=encode_keys([("SendTargets", "All")]))).seed(),
+    )
     long = wire.request(wire.SCSI_COMMAND, FINAL | 1, 1, 0)
     long.ahs = b"\x00\x11\x01\x00" + bytes(16)
     save("pdu", "ahs", opened().send(long).seed())
@@ -155,7 +167,11 @@ def cdbs() -> None:
     pages = b"".join(record(scsi.inquiry(255, page)) for page in (0, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2))
     save("cdb", "inquiry", b"\x02" + ready + record(scsi.inquiry()) + pages)
     modes = b"".join(record(scsi.mode_sense6(page)) for page in (1, 2, 8, 0xA, 0x1C, 0x3F))
-    save("cdb", "mode", b"\x02" + ready + modes + record(scsi.mode_select6(16), bytes((0, 0, 0, 0, 0x0A, 0x0A)) + bytes(10)))
+    save(
+        "cdb",
+        "mode",
+        b"\x02" + ready + modes + record(scsi.mode_select6(16), bytes((0, 0, 0, 0, 0x0A, 0x0A)) + bytes(10)),
+    )
     io = record(scsi.write10(0, 2), b"w" * 1024) + record(scsi.read10(0, 2)) + record(scsi.write16(62, 2), b"x" * 1024)
     io += record(scsi.synchronize_cache10()) + record(scsi.compare_and_write(0, 1), b"w" * 512 + b"n" * 512)
     save("cdb", "reads-writes", b"\x02" + ready + io + record(scsi.read10(63, 2)))
@@ -173,10 +189,16 @@ def cdbs() -> None:
     save("cdb", "reservations", b"\x02" + ready + record(scsi.test_unit_ready(), choices=5) * 2 + steps)
     media = record(scsi.start_stop(False, True)) + record(scsi.test_unit_ready()) + record(scsi.start_stop(True, True))
     save("cdb", "media", b"\x09" + ready + record(bytes((0x1E, 0, 0, 0, 1, 0))) + media)
-    optical = b"".join(record(bytes((opcode,)).ljust(10, b"\xff")) for opcode in (0x43, 0x46, 0x4A, 0x51, 0x52, 0xAD, 0x23))
+    optical = b"".join(
+        record(bytes((opcode,)).ljust(10, b"\xff")) for opcode in (0x43, 0x46, 0x4A, 0x51, 0x52, 0xAD, 0x23)
+    )
     save("cdb", "optical", b"\x01" + ready + record(scsi.read10(0, 1)) + optical)
     tables = b"".join(record(scsi.report_supported_opcodes(option, 0x5F, 1, 512)) for option in range(4))
-    save("cdb", "tables", b"\x06" + ready + tables + record(scsi.report_luns()) + record(scsi.report_target_port_groups()))
+    save(
+        "cdb",
+        "tables",
+        b"\x06" + ready + tables + record(scsi.report_luns()) + record(scsi.report_target_port_groups()),
+    )
 
 
 def documents() -> None:
@@ -184,7 +206,9 @@ def documents() -> None:
     head = 'version = 1\n\n[service]\nname = "san1"\n'
     portal = '\n[[iscsi.portal]]\nname = "storage"\naddress = "192.0.2.1"\n'
     device = '\n[[iscsi.device]]\nname = "disk1"\nkind = "image"\npath = "/srv/disk1.img"\nsize = 10737418240\n'
-    target = '\n[[iscsi.target]]\nname = "iqn.2026-11.example:disk1"\n[[iscsi.target.lun]]\nnumber = 0\ndevice = "disk1"\n'
+    target = (
+        '\n[[iscsi.target]]\nname = "iqn.2026-11.example:disk1"\n[[iscsi.target.lun]]\nnumber = 0\ndevice = "disk1"\n'
+    )
     rule = '[[iscsi.target.access]]\ninitiator = "iqn.*"\nnetwork = "10.0.0.0/8"\naction = "read-only"\n'
     save("settings", "smallest", b"version = 1\n")
     save("settings", "whole", (head + portal + device + target + rule).encode())

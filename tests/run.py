@@ -76,7 +76,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"any of {', '.join(SUITES)}; none: all")
     parser.add_argument("--server", choices=("sanctum", "tgt"), default="sanctum", help="server under test")
-    parser.add_argument("--bin-dir", default=str(HERE.parent / "target" / "debug"), help="where sanctumd and sanctum are")
+    parser.add_argument(
+        "--bin-dir", default=str(HERE.parent / "target" / "debug"), help="where sanctumd and sanctum are"
+    )
     parser.add_argument("--driver", default=None, help="force an I/O driver of sanctumd (uring, epoll)")
     parser.add_argument("--only", default=None, metavar="TEXT", help="only cases whose name holds TEXT")
     parser.add_argument("--update", action="store_true", help="write the expectation instead of comparing")

@@ -34,7 +34,7 @@ class Kernel:
             seen.add(name)
             content = self._read(name)
             found = re.search(rb"\0depends=([^\0]*)\0", content)
-            for needed in (found.group(1).decode().split(",") if found else []):
+            for needed in found.group(1).decode().split(",") if found else []:
                 if needed:
                     visit(_canonical(needed))
             order.append((name, content))
@@ -57,7 +57,9 @@ def _canonical(name: str) -> str:
 
 def _package() -> str:
     """The package that the meta package stands for today."""
-    done = subprocess.run(["apt-cache", "depends", META_PACKAGE], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["apt-cache", "depends", META_PACKAGE], capture_output=True, text=True, timeout=60, check=True
+    )
     found = re.search(r"Depends: (linux-image-\S+)", done.stdout)
     if found is None:
         raise AssertionError(f"apt knows no {META_PACKAGE}: run apt-get update")

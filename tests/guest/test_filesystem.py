@@ -32,9 +32,16 @@ def test_ext4_over_chap_survives_kill(context: Context) -> None:
     account = Account("guest", "secret-of-guest1")
     mutual = Account("portal", "secret-of-portal") if "chap-mutual" in context.server.abilities else None
     name = ports.iqn("ext4")
-    target = Target(name, (Lun(0 if context.server.kind != "tgt" else 1, Device("ext4", 128 * MIB)),), Authentication((account,), mutual))
+    target = Target(
+        name,
+        (Lun(0 if context.server.kind != "tgt" else 1, Device("ext4", 128 * MIB)),),
+        Authentication((account,), mutual),
+    )
     algorithms = "SHA3-256,SHA256,SHA1,MD5" if "chap-all" in context.server.abilities else "MD5"
-    with context.server.serving(target), booted(setting.debian_kernel(), setting.initramfs(context), context.directory) as (guest,):
+    with (
+        context.server.serving(target),
+        booted(setting.debian_kernel(), setting.initramfs(context), context.directory) as (guest,),
+    ):
         guest.start_initiator()
         guest.log_in(name, context.server.port, setting.chap_settings(account, mutual, algorithms)).good()
         disk = guest.device()
@@ -57,7 +64,10 @@ def test_wrong_secret_is_refused(context: Context) -> None:
     name = ports.iqn("refused")
     account = Account("guest", "secret-of-guest1")
     target = Target(name, (Lun(1, Device("refused")),), Authentication((account,)))
-    with context.server.serving(target), booted(setting.debian_kernel(), setting.initramfs(context), context.directory) as (guest,):
+    with (
+        context.server.serving(target),
+        booted(setting.debian_kernel(), setting.initramfs(context), context.directory) as (guest,),
+    ):
         guest.start_initiator()
         wrong = setting.chap_settings(Account("guest", "secret-of-nobody"))
         done = guest.log_in(name, context.server.port, {**wrong, "node.session.initial_login_retry_max": "1"})
@@ -75,7 +85,10 @@ def test_iso_mounts_from_sr0(context: Context) -> None:
     (context.directory / "data.bin").write_bytes(files["DATA.BIN"])
     name = ports.iqn("disc")
     target = Target(name, (Lun(1, Device("disc", kind="iso", path=path)),))
-    with context.server.serving(target), booted(setting.debian_kernel(), setting.initramfs(context), context.directory) as (guest,):
+    with (
+        context.server.serving(target),
+        booted(setting.debian_kernel(), setting.initramfs(context), context.directory) as (guest,),
+    ):
         guest.start_initiator()
         guest.log_in(name, context.server.port).good()
         guest.device("/dev/sr0")
@@ -84,4 +97,6 @@ def test_iso_mounts_from_sr0(context: Context) -> None:
         seen = guest.run("sha256sum /mnt/data.bin").good().split()[0]
         expect_equal(seen, hashlib.sha256(files["DATA.BIN"]).hexdigest(), "contents of a large file")
         guest.run("umount /mnt").good()
-        expect(guest.run("dd if=/dev/zero of=/dev/sr0 bs=2048 count=1 conv=fsync").code != 0, "an optical disc was written")
+        expect(
+            guest.run("dd if=/dev/zero of=/dev/sr0 bs=2048 count=1 conv=fsync").code != 0, "an optical disc was written"
+        )

@@ -53,7 +53,10 @@ def test_preempted_guest_cannot_write(context: Context) -> None:
         lost = one.run(_WRITE)
         expect(lost.code != 0, "the loser's write went through")
         complaints = " ".join(one.kernel_complaints())
-        expect("reservation conflict" in one.run("dmesg").good().lower() or "critical nexus" in complaints, "the refusal is a conflict")
+        expect(
+            "reservation conflict" in one.run("dmesg").good().lower() or "critical nexus" in complaints,
+            "the refusal is a conflict",
+        )
         one.run(_READ).good()
         two.run(_WRITE).good()
         _out(two, "--release --param-rk=0x2222 --prout-type=5")

@@ -35,7 +35,9 @@ def service_command(programs: Path, data_dir: Path) -> list[str]:
 def init(programs: Path, data_dir: Path, portal: str, size: int) -> dict[str, Any]:
     """Makes a data directory with a usable default."""
     words = ["init", "--output", "json", "--data-dir", str(data_dir), "--portal", portal, "--size", str(size)]
-    done = subprocess.run([str(programs / "sanctumd"), *words], capture_output=True, text=True, timeout=_SECONDS, check=False)
+    done = subprocess.run(
+        [str(programs / "sanctumd"), *words], capture_output=True, text=True, timeout=_SECONDS, check=False
+    )
     if done.returncode != 0:
         raise CommandFailed(words, done.returncode, _json(done.stdout) or {}, done.stdout + done.stderr)
     return dict(json.loads(done.stdout))
@@ -69,7 +71,9 @@ class Cli:
     def table(self, *words: str) -> str:
         """Runs a command and returns its table."""
         command = [str(self.program), "--socket", str(self.socket), *words]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
         if done.returncode != 0:
             raise CommandFailed(list(words), done.returncode, {}, done.stderr)
         return done.stdout
@@ -145,7 +149,9 @@ class Cli:
 
     # -- targets --
 
-    def create_target(self, name: str, proof: Authentication, single: bool = False, portals: tuple[str, ...] = ()) -> None:
+    def create_target(
+        self, name: str, proof: Authentication, single: bool = False, portals: tuple[str, ...] = ()
+    ) -> None:
         """Adds a target."""
         words = ["target", "create", name, *_proof(proof)]
         if single:

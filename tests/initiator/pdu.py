@@ -11,9 +11,20 @@ BHS = 48
 NO_TAG = 0xFFFFFFFF
 
 # Initiator opcodes.
-NOP_OUT, SCSI_COMMAND, TASK_MANAGEMENT, LOGIN, TEXT, DATA_OUT, LOGOUT, SNACK = 0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x10
+NOP_OUT, SCSI_COMMAND, TASK_MANAGEMENT, LOGIN, TEXT, DATA_OUT, LOGOUT, SNACK = (
+    0x00,
+    0x01,
+    0x02,
+    0x03,
+    0x04,
+    0x05,
+    0x06,
+    0x10,
+)
 # Target opcodes.
-NOP_IN, SCSI_RESPONSE, TASK_MANAGEMENT_RESPONSE, LOGIN_RESPONSE, TEXT_RESPONSE, DATA_IN, LOGOUT_RESPONSE = range(0x20, 0x27)
+NOP_IN, SCSI_RESPONSE, TASK_MANAGEMENT_RESPONSE, LOGIN_RESPONSE, TEXT_RESPONSE, DATA_IN, LOGOUT_RESPONSE = range(
+    0x20, 0x27
+)
 R2T, ASYNC, REJECT = 0x31, 0x32, 0x3F
 
 IMMEDIATE = 0x40
@@ -80,7 +91,9 @@ def seal(header: bytes, data: bytes, header_digest: bool, data_digest: bool) -> 
     return out
 
 
-def request(opcode: int, flags: int = 0, itt: int = NO_TAG, lun: int = 0, data: bytes = b"", immediate: bool = False) -> Pdu:
+def request(
+    opcode: int, flags: int = 0, itt: int = NO_TAG, lun: int = 0, data: bytes = b"", immediate: bool = False
+) -> Pdu:
     """A PDU of an initiator."""
     pdu = Pdu(data=data)
     pdu.bhs[0] = opcode | (IMMEDIATE if immediate else 0)

@@ -152,7 +152,9 @@ def transport_id(initiator: str, isid: bytes) -> bytes:
     return bytes((0x45, 0)) + len(text).to_bytes(2, "big") + text
 
 
-def register_and_move(session: Session, key: int, new_key: int, port: int, to: bytes, unregister: bool = False) -> Result:
+def register_and_move(
+    session: Session, key: int, new_key: int, port: int, to: bytes, unregister: bool = False
+) -> Result:
     """REGISTER AND MOVE to the initiator port that `to` (a TransportID) names."""
     body = struct.pack(">QQBBHI", key, new_key, 0, 2 if unregister else 0, port, len(to)) + to
     return session.run(out_cdb(REGISTER_AND_MOVE, 0, len(body)), out=body)

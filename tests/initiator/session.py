@@ -46,7 +46,9 @@ class Pending:
 class Session:
     """A logged-in session. Use as a context manager: it logs out on the way out and closes."""
 
-    def __init__(self, host: str, port: int, options: Options, seconds: float = 10.0, source: str | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, options: Options, seconds: float = 10.0, source: str | None = None
+    ) -> None:
         self.options = options
         #: The LUN that commands go to unless told otherwise.
         self.lun = 1
@@ -74,7 +76,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 self.logout()
@@ -110,7 +114,9 @@ class Session:
             carries_status = False
         if carries_status:
             stat_sn = pdu.u32(24)
-            assert stat_sn == self.exp_stat_sn, f"StatSN {stat_sn}, expected {self.exp_stat_sn} (opcode {pdu.opcode:#x})"
+            assert stat_sn == self.exp_stat_sn, (
+                f"StatSN {stat_sn}, expected {self.exp_stat_sn} (opcode {pdu.opcode:#x})"
+            )
             self.exp_stat_sn = (stat_sn + 1) & 0xFFFFFFFF
         max_cmd_sn = pdu.u32(32)
         if ((max_cmd_sn - self.max_cmd_sn) & 0xFFFFFFFF) < 0x80000000:
@@ -180,7 +186,9 @@ class Session:
         del self.pending[task.itt]
         return task.result
 
-    def run(self, cdb: bytes, lun: int | None = None, out: bytes = b"", expect_in: int = 0, seconds: float | None = None) -> Result:
+    def run(
+        self, cdb: bytes, lun: int | None = None, out: bytes = b"", expect_in: int = 0, seconds: float | None = None
+    ) -> Result:
         """One command from start to end."""
         return self.wait(self.start(cdb, lun, out, expect_in), seconds)
 
@@ -233,7 +241,9 @@ class Session:
         data_sn = pdu.u32(36)
         assert data_sn == task.next_data_sn, f"DataSN {data_sn}, expected {task.next_data_sn}"
         assert offset == len(task.incoming), f"Data-In at {offset}, expected {len(task.incoming)}"
-        assert len(pdu.data) <= int(self.options.keys.get("MaxRecvDataSegmentLength", "262144")), "Data-In over our limit"
+        assert len(pdu.data) <= int(self.options.keys.get("MaxRecvDataSegmentLength", "262144")), (
+            "Data-In over our limit"
+        )
         task.next_data_sn += 1
         task.incoming += pdu.data
         assert len(task.incoming) <= task.expected_in, "more Data-In than the command may bring"
@@ -256,7 +266,7 @@ class Session:
         """Answers an R2T with its data."""
         begin, length = r2t.u32(40), r2t.u32(44)
         assert begin + length <= len(task.out), f"R2T for {begin}+{length} of {len(task.out)} bytes"
-        self._send_data(task, r2t.ttt, wire.decode_lun(r2t.bhs[8:16]), begin, begin + length)
+        self._send_data(task, r2t.ttt, wire.decode_lun(bytes(r2t.bhs[8:16])), begin, begin + length)
 
     def _answer_ping(self, pdu: Pdu) -> None:
         answer = wire.request(wire.NOP_OUT, FINAL, NO_TAG, immediate=True)
@@ -272,11 +282,15 @@ class Session:
             self.pump(seconds)
         return self.answers.pop(itt)
 
-    def manage(self, function: int, lun: int | None = None, task: Pending | None = None, seconds: float | None = None) -> int:
+    def manage(
+        self, function: int, lun: int | None = None, task: Pending | None = None, seconds: float | None = None
+    ) -> int:
         """A task management function; returns the response code (0: complete)."""
         return self.await_answer(self.start_manage(function, lun, task), seconds).bhs[2]
 
-    def start_manage(self, function: int, lun: int | None = None, task: Pending | None = None, reference: int | None = None) -> int:
+    def start_manage(
+        self, function: int, lun: int | None = None, task: Pending | None = None, reference: int | None = None
+    ) -> int:
         """Sends a task management function, returns its tag. RefCmdSN is the task's own unless given."""
         if reference is None and task is not None:
             reference = task.cmd_sn

@@ -34,11 +34,20 @@ _ASSERTS = re.compile(r"^\s+asserts\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", re.MULTILI
 
 #: (configuration or "*", test pattern) -> why the program of Debian's 1.19 cannot pass it against a right target.
 DEFECTS = {
-    ("*", "iSCSITMF.LUNResetSimpleAsync"): "asserts on the callback's variable before the callback ran (moved upstream later); no target passes",
-    ("thin", "GetLBAStatus.UnmapSingle"): "asks for LBA i+1 and wants i+8 where a physical block holds 8 logical ones; runs in blocks-4096",
+    (
+        "*",
+        "iSCSITMF.LUNResetSimpleAsync",
+    ): "asserts on the callback's variable before the callback ran (moved upstream later); no target passes",
+    (
+        "thin",
+        "GetLBAStatus.UnmapSingle",
+    ): "asks for LBA i+1 and wants i+8 where a physical block holds 8 logical ones; runs in blocks-4096",
     ("multipath", "GetLBAStatus.UnmapSingle"): "as in thin",
     ("blocks-4096", "ProutReserve.Access*"): "sends 512 bytes for a block of 4096; runs in thin",
-    ("blocks-4096", "ExtendedCopy.Simple"): "writes 2048 blocks of 4096 at once, over the MAXIMUM TRANSFER LENGTH that is told",
+    (
+        "blocks-4096",
+        "ExtendedCopy.Simple",
+    ): "writes 2048 blocks of 4096 at once, over the MAXIMUM TRANSFER LENGTH that is told",
 }
 
 
@@ -72,10 +81,14 @@ def configurations() -> list[Configuration]:
         Configuration("multipath", Device("paths", size), paths=2),
         Configuration("blocks-4096", Device("large", size, block_size=4096)),
         Configuration(
-            "removable", Device("removable", size, removable=True), suites=("PreventAllow", "StartStopUnit", "NoMedia", "Mandatory")
+            "removable",
+            Device("removable", size, removable=True),
+            suites=("PreventAllow", "StartStopUnit", "NoMedia", "Mandatory"),
         ),
         Configuration("read-only", Device("fixed", size), lun_read_only=True, suites=("ReadOnly", "Mandatory")),
-        Configuration("chap", Device("guarded", size), account=account, suites=("Mandatory", "Inquiry", "Read10", "iSCSITMF")),
+        Configuration(
+            "chap", Device("guarded", size), account=account, suites=("Mandatory", "Inquiry", "Read10", "iSCSITMF")
+        ),
     ]
 
 
@@ -140,7 +153,12 @@ def run_test(test: str, urls: list[str]) -> Outcome:
     command = [PROGRAM, "--dataloss", "--allow-sanitize", "-v", "-t", f"ALL.{test}", *urls]
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BOUND_SECONDS, check=False, stdin=subprocess.DEVNULL
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=BOUND_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         outcome = read_output(test, done.stdout.decode(errors="replace"))
         if done.returncode < 0:

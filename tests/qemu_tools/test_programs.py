@@ -6,15 +6,22 @@ import os
 import subprocess
 from pathlib import Path
 
-from harness.model import MIB, Account, Authentication, Device, Lun, Target
 from harness import ports
+from harness.model import MIB, Account, Authentication, Device, Lun, Target
 from harness.runner import Context, case, expect, expect_equal
 from wire.support import disk, serve, simple
 
 
 def run(*words: str | Path, seconds: float = 60.0) -> str:
     """A program's output; it must succeed."""
-    done = subprocess.run([str(word) for word in words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run(
+        [str(word) for word in words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
     assert done.returncode == 0, f"{' '.join(map(str, words))}: exit {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -35,7 +42,9 @@ def test_iscsi_ls_shows_targets_and_luns(context: Context) -> None:
     target = disk(context, size=64 * MIB)
     seen = run("iscsi-ls", "-s", f"iscsi://{context.server.host}:{context.server.port}")
     expect(target.name in seen, f"the target: {seen}")
-    expect("DIRECT_ACCESS" in seen and "Size:63M" in seen, f"the LUN with its size (it names the last whole MiB): {seen}")
+    expect(
+        "DIRECT_ACCESS" in seen and "Size:63M" in seen, f"the LUN with its size (it names the last whole MiB): {seen}"
+    )
 
 
 @case(seconds=60)
@@ -98,7 +107,9 @@ def test_programs_with_chap(context: Context) -> None:
     target = serve(context, simple("tools", authentication=Authentication((account,))))
     url = context.server.url(target.name, 1, f"{account.user}%{account.secret}@")
     run("iscsi-inq", url)
-    done = subprocess.run(["iscsi-inq", context.server.url(target.name, 1)], capture_output=True, timeout=30, check=False)
+    done = subprocess.run(
+        ["iscsi-inq", context.server.url(target.name, 1)], capture_output=True, timeout=30, check=False
+    )
     expect(done.returncode != 0, "no credentials, and yet")
 
 

@@ -32,7 +32,9 @@ class Printed:
 
 def _xtask(*words: str | Path, seconds: float = 600.0) -> str:
     command = ["cargo", "xtask", *map(str, words)]
-    done = subprocess.run(command, cwd=_ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run(
+        command, cwd=_ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
+    )
     assert done.returncode == 0, f"cargo xtask {words}: exit {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -41,7 +43,9 @@ def _up(directory: Path, port: int) -> Printed:
     text = _xtask("up", "--data-dir", directory, "--portal", f"127.0.0.1:{port}", "--size", str(64 * MIB))
     fields = dict(re.findall(r"^  (portal|target|user|secrets|socket)\s+(\S+)", text, re.MULTILINE))
     commands = re.findall(r"^  (?!portal|target|user|secrets|socket|data|note)(\S.*)$", text, re.MULTILINE)
-    return Printed(fields["portal"], fields["target"], fields["user"], Path(fields["secrets"]), Path(fields["socket"]), commands)
+    return Printed(
+        fields["portal"], fields["target"], fields["user"], Path(fields["secrets"]), Path(fields["socket"]), commands
+    )
 
 
 def _secrets(path: Path) -> set[str]:
@@ -64,7 +68,10 @@ def _login(printed: Printed) -> str:
     for secret in sorted(_secrets(printed.secrets)):
         credentials = f"{printed.user}%{secret}@"
         done = subprocess.run(
-            ["iscsi-inq", f"iscsi://{credentials}{printed.portal}/{printed.target}/0"], capture_output=True, timeout=30, check=False
+            ["iscsi-inq", f"iscsi://{credentials}{printed.portal}/{printed.target}/0"],
+            capture_output=True,
+            timeout=30,
+            check=False,
         )
         if done.returncode == 0:
             return credentials
@@ -98,7 +105,9 @@ def test_up_serves_a_lun_and_keeps_it(context: Context) -> None:
     settings = cli.settings()
     _xtask("down", "--data-dir", directory)
     again = _up(directory, port)
-    expect_equal((again.portal, again.target, again.user), (printed.portal, printed.target, printed.user), "what is printed")
+    expect_equal(
+        (again.portal, again.target, again.user), (printed.portal, printed.target, printed.user), "what is printed"
+    )
     expect_equal(_identity(url), identity, "identity")
     expect_equal(cli.settings(), settings, "settings")
     expect("identical" in run("qemu-img", "compare", "-f", "raw", "-F", "raw", source, url), "contents")

@@ -16,7 +16,8 @@ from harness import wait
 from harness.model import MIB
 from harness.runner import Context, case, expect, expect_equal
 from initiator import scsi
-from wire.support import calm, disk, log_in, resident
+from initiator.session import Session
+from wire.support import calm, disk, log_in, resident, sanctum
 
 _SECONDS = int(os.environ.get("SANCTUM_SOAK_SECONDS", "60"))
 _SIZE = 64 * MIB
@@ -33,19 +34,19 @@ def loadgen_command(programs: Path, portal: str, target: str, seconds: int, pid:
     return words
 
 
-def _capacity(session: object) -> int:
-    data = session.run(scsi.read_capacity16(), expect_in=32).good().data  # type: ignore[attr-defined]
+def _capacity(session: Session) -> int:
+    data = session.run(scsi.read_capacity16(), expect_in=32).good().data
     return (int.from_bytes(data[:8], "big") + 1) * int.from_bytes(data[8:12], "big")
 
 
 @case(seconds=_SECONDS + 120, needs=("sanctum",))
 def test_soak(context: Context) -> None:
     """No hang, no wrong byte, memory flat; the grow in the middle is seen by everybody."""
-    server = context.server
+    server = sanctum(context)
     target = disk(context, stem="soak", size=_SIZE)
     log = context.directory / "loadgen.log"
     portal = f"{server.host}:{server.port}"
-    command = loadgen_command(server.programs, portal, target.name, _SECONDS, server.pid())  # type: ignore[attr-defined]
+    command = loadgen_command(server.programs, portal, target.name, _SECONDS, server.pid())
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     context.cleanup.callback(_end, process)
@@ -56,7 +57,7 @@ def test_soak(context: Context) -> None:
 
     def sessions() -> bool:
         running()
-        return len([entry for entry in server.cli.sessions() if entry["target"] == target.name]) >= 8  # type: ignore[attr-defined]
+        return len([entry for entry in server.cli.sessions() if entry["target"] == target.name]) >= 8
 
     wait.until("eight sessions", sessions, 30)
     watcher = log_in(context, target)
@@ -83,7 +84,17 @@ def test_soak(context: Context) -> None:
     report = json.loads(log.read_text())
     expect(report["kills"] > 0 and report["functions"] > 0, "the load was disturbed")
     expect(report["capacity_changes"] > 0, "the grow was noticed")
-    words = ("reads", "writes", "unmaps", "increments", "kills", "functions", "unknown", "verified_blocks", "slowest_ms")
+    words = (
+        "reads",
+        "writes",
+        "unmaps",
+        "increments",
+        "kills",
+        "functions",
+        "unknown",
+        "verified_blocks",
+        "slowest_ms",
+    )
     figures = ", ".join(f"{report[word]} {word}" for word in words)
     context.note(f"{_SECONDS} s, {samples[-1] // 1024} MiB resident: {figures}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness import ports
 from harness.model import MIB, Authentication, Device, Lun, Rule, Target
 from harness.runner import Context, expect
+from harness.sanctum import SanctumServer
 from initiator import scsi
 from initiator.chap import Credentials
 from initiator.connection import Connection
@@ -38,7 +39,9 @@ def serve(context: Context, target: Target) -> Target:
     return target
 
 
-def simple(stem: str, access: tuple[Rule, ...] = (Rule(),), authentication: Authentication | None = None, **target: object) -> Target:
+def simple(
+    stem: str, access: tuple[Rule, ...] = (Rule(),), authentication: Authentication | None = None, **target: object
+) -> Target:
     """A target with one small LUN, not served yet."""
     lun = Lun(LUN, Device(ports.unique(stem)))
     proof = authentication or Authentication()
@@ -50,7 +53,9 @@ def options(target: str | None, initiator: str | None = None, **more: object) ->
     return Options(initiator or ports.iqn("host"), target, **{"isid": isid(), **more})  # type: ignore[arg-type]
 
 
-def raw_session(context: Context, wanted: Options, port: int | None = None, host: str | None = None, source: str | None = None) -> Session:
+def raw_session(
+    context: Context, wanted: Options, port: int | None = None, host: str | None = None, source: str | None = None
+) -> Session:
     """A session that closes when the case ends; unit attentions are left pending."""
     session = Session(host or context.server.host, port or context.server.port, wanted, source=source)
     context.cleanup.callback(session.connection.close)
@@ -73,12 +78,15 @@ def log_in(
 
 def calm(session: Session, lun: int | None = None) -> list[scsi.Sense]:
     """Takes unit attentions until the unit is ready; returns them."""
-    taken = []
+    taken: list[scsi.Sense] = []
     for _ in range(12):
         result = session.run(scsi.test_unit_ready(), lun)
         if result.status == scsi.GOOD:
             return taken
-        expect(result.sense is not None and result.sense.key == scsi.UNIT_ATTENTION, f"not ready: {result.status:#x} {result.sense}")
+        expect(
+            result.sense is not None and result.sense.key == scsi.UNIT_ATTENTION,
+            f"not ready: {result.status:#x} {result.sense}",
+        )
         assert result.sense is not None
         taken.append(result.sense)
     raise AssertionError(f"unit attentions without end: {taken}")
@@ -102,7 +110,9 @@ def refused(context: Context, wanted: Options, port: int | None = None, source: 
         session = raw_session(context, wanted, port, source=source)
     except LoginFailed as failure:
         return failure.status
-    raise AssertionError(f"login of {session.options.initiator} to {session.options.target} succeeded, it must be refused")
+    raise AssertionError(
+        f"login of {session.options.initiator} to {session.options.target} succeeded, it must be refused"
+    )
 
 
 def pattern(size: int) -> bytes:
@@ -134,3 +144,9 @@ def alive(context: Context, target: Target) -> None:
     read(session, 0, 1)
     session.logout()
     session.connection.close()
+
+
+def sanctum(context: Context) -> SanctumServer:
+    """The server as what it is, for cases that need `sanctum` itself."""
+    assert isinstance(context.server, SanctumServer), "the case lacks needs=(...)"
+    return context.server

@@ -6,7 +6,7 @@ from harness.runner import Context, case, expect, expect_equal
 from initiator import reservations as pr
 from initiator import scsi
 from initiator.session import LUN_RESET, discover
-from wire.support import alive, disk, log_in, options, pattern, read, write
+from wire.support import alive, disk, log_in, options, pattern, read, sanctum, write
 
 
 @case()
@@ -72,7 +72,7 @@ def test_smoke_reset_and_reservation(context: Context) -> None:
 @case(needs=("sanctum",))
 def test_smoke_driver_is_the_one_asked_for(context: Context) -> None:
     """`status` names the I/O driver; where one was forced it is that one."""
-    driver = context.server.cli.status()["driver"]  # type: ignore[attr-defined]
-    forced = context.server.driver  # type: ignore[attr-defined]
+    driver = sanctum(context).cli.status()["driver"]
+    forced = sanctum(context).driver
     expect(forced is None or forced in driver.replace("io_", ""), f"driver {driver}, forced {forced}")
     context.note(driver)

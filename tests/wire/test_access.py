@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness import ports
+from harness import ports, wait
 from harness.model import Account, Authentication, Device, Lun, Rule, Target
 from harness.runner import Context, case, expect, expect_equal
 from initiator import chap, scsi
@@ -13,7 +13,20 @@ from initiator.chap import Credentials
 from initiator.connection import Closed
 from initiator.login import LoginFailed, Options, WrongProof
 from initiator.session import Session, discover
-from wire.support import calm, log_in, options, pattern, raw_session, read, refused, serve, simple, write
+from wire.support import (
+    calm,
+    log_in,
+    options,
+    pattern,
+    raw_login,
+    raw_session,
+    read,
+    refused,
+    sanctum,
+    serve,
+    simple,
+    write,
+)
 
 _JOE = Account("joe", "secret-of-16-byt")
 _PORTAL = Account("portal", "another-secret-16")
@@ -47,8 +60,16 @@ def test_chap_matrix(context: Context) -> None:
 def test_wrong_proofs(context: Context) -> None:
     """Wrong secret, wrong user, empty secret, no CHAP at all: authentication failure, each time."""
     target = serve(context, simple("wrong", authentication=Authentication((_JOE,))))
-    for user, secret in ((_JOE.user, "wrong-secret-16b"), ("nobody", _JOE.secret), (_JOE.user, ""), ("", ""), ("JOE", _JOE.secret)):
-        expect_equal(refused(context, options(target.name, credentials=Credentials(user, secret))), _FAILED, f"{user}:{secret}")
+    for user, secret in (
+        (_JOE.user, "wrong-secret-16b"),
+        ("nobody", _JOE.secret),
+        (_JOE.user, ""),
+        ("", ""),
+        ("JOE", _JOE.secret),
+    ):
+        expect_equal(
+            refused(context, options(target.name, credentials=Credentials(user, secret))), _FAILED, f"{user}:{secret}"
+        )
     expect_equal(refused(context, options(target.name)), _FAILED, "no CHAP offered")
     log_in(context, target, credentials=_credentials(_JOE))
 
@@ -58,7 +79,11 @@ def test_mutual_required_is_enforced(context: Context) -> None:
     """Where the target's proof is required, an initiator that does not ask for it is refused (SPDK 2024)."""
     proof = Authentication((_JOE,), _PORTAL, mutual_required=True)
     target = serve(context, simple("required", authentication=proof))
-    expect_equal(refused(context, options(target.name, credentials=_credentials(_JOE))), _FAILED, "one-way where mutual is required")
+    expect_equal(
+        refused(context, options(target.name, credentials=_credentials(_JOE))),
+        _FAILED,
+        "one-way where mutual is required",
+    )
     log_in(context, target, credentials=_credentials(_JOE, _PORTAL))
 
 
@@ -93,16 +118,20 @@ def test_proof_per_rule(context: Context) -> None:
     target = serve(context, simple("per-rule", access=rules, authentication=Authentication((_JOE,))))
     log_in(context, target, special, credentials=_credentials(ann))
     log_in(context, target, credentials=_credentials(_JOE))
-    expect_equal(refused(context, options(target.name, special, credentials=_credentials(_JOE))), _FAILED, "the target's account by rule's initiator")
-    expect_equal(refused(context, options(target.name, credentials=_credentials(ann))), _FAILED, "the rule's account by another")
+    expect_equal(
+        refused(context, options(target.name, special, credentials=_credentials(_JOE))),
+        _FAILED,
+        "not the rule's account",
+    )
+    expect_equal(
+        refused(context, options(target.name, credentials=_credentials(ann))), _FAILED, "the rule's account by another"
+    )
 
 
 @case(needs=("chap-md5",))
 def test_hash_of_one_login_does_not_open_another(context: Context) -> None:
     """A response recorded in one login is refused in the next."""
     target = serve(context, simple("replay", authentication=Authentication((_JOE,))))
-    from wire.support import raw_login
-
     first = raw_login(context, options(target.name))
     first.step(0, 1, False, [*first.first_keys(), ("AuthMethod", "CHAP")])
     answer = first.step(0, 0, False, [("CHAP_A", "5")])
@@ -134,7 +163,7 @@ def test_rules_in_order(context: Context) -> None:
 @case(needs=("access",))
 def test_rules_by_pattern_network_and_portal(context: Context) -> None:
     """Patterns, networks and portals each narrow a rule."""
-    server = context.server
+    server = sanctum(context)
     stem = ports.iqn("lab")
     rules = (Rule(initiator=f"{stem}:*"), Rule(network="127.0.0.9/32"), Rule(initiator="*:by-portal", portal="no-such"))
     target = simple("narrow", access=rules[:2])
@@ -146,20 +175,12 @@ def test_rules_by_pattern_network_and_portal(context: Context) -> None:
     expect_equal(refused(context, options(target.name), source="127.0.0.8"), _FORBIDDEN, "outside the network")
     port = ports.free_port()
     name = ports.unique("side")
-    server.cli.add_portal(name, f"127.0.0.1:{port}")  # type: ignore[attr-defined]
+    server.cli.add_portal(name, f"127.0.0.1:{port}")
     second = serve(context, simple("by-portal", access=(Rule(portal=name),)))
-    # Last in, first out: the rule that names the portal goes before the portal.
-    context.cleanup.callback(_once(server.cli.remove_portal, name))  # type: ignore[attr-defined]
+    context.cleanup.callback(server.cli.remove_portal, name)
     calm(raw_session(context, options(second.name), port))
     expect_equal(refused(context, options(second.name)), _FORBIDDEN, "through another portal")
     server.set_access(second.name, (Rule(),))
-
-
-def _once(function: object, *words: str) -> object:
-    def call() -> None:
-        function(*words)  # type: ignore[operator]
-
-    return call
 
 
 @case(needs=("access",))
@@ -235,7 +256,7 @@ def test_removed_rule_cuts_its_sessions(context: Context) -> None:
     target = serve(context, simple("cut", access=(Rule(initiator=guest), Rule(initiator="*:keep*"))))
     cut, keep = log_in(context, target, guest), log_in(context, target, ports.iqn("x") + ":keep")
     write(keep, 0, pattern(512)).good()
-    context.server.cli.remove_rule(target.name, 1)  # type: ignore[attr-defined]
+    sanctum(context).cli.remove_rule(target.name, 1)
     expect(_ends(cut), "the session without a rule ends")
     write(keep, 0, pattern(512)).good()
     expect_equal(refused(context, options(target.name, guest)), _FORBIDDEN, "logging in again")
@@ -256,7 +277,7 @@ def test_one_at_a_time(context: Context) -> None:
     expect_equal(refused(context, options(target.name)), 0x0302, "status for a second initiator")
     log_in(context, target, first.options.initiator, isid=first.options.isid)
     log_in(context, target, first.options.initiator)
-    context.server.cli.allow_multiple(target.name, True)  # type: ignore[attr-defined]
+    sanctum(context).cli.allow_multiple(target.name, True)
     log_in(context, target)
 
 
@@ -269,7 +290,6 @@ def test_slot_is_free_after_the_first_left(context: Context) -> None:
     first.connection.close()
     second = log_in(context, target)
     second.connection.reset()
-    from harness import wait
 
     def free() -> Session | None:
         try:
@@ -283,15 +303,15 @@ def test_slot_is_free_after_the_first_left(context: Context) -> None:
 @case(seconds=60, needs=("hot-change",))
 def test_portal_off_and_on(context: Context) -> None:
     """A portal that is disabled takes no connections and ends its sessions; enabled it serves again; others do not notice."""
-    server = context.server
+    server = sanctum(context)
     target = serve(context, simple("portal"))
     port, name = ports.free_port(), ports.unique("gate")
-    server.cli.add_portal(name, f"127.0.0.1:{port}")  # type: ignore[attr-defined]
-    context.cleanup.callback(server.cli.remove_portal, name)  # type: ignore[attr-defined]
+    server.cli.add_portal(name, f"127.0.0.1:{port}")
+    context.cleanup.callback(server.cli.remove_portal, name)
     through = raw_session(context, options(target.name), port)
     calm(through)
     other = log_in(context, target)
-    server.cli.enable_portal(name, False)  # type: ignore[attr-defined]
+    server.cli.enable_portal(name, False)
     expect(_ends(through), "sessions through a disabled portal end")
     try:
         raw_session(context, options(target.name), port)
@@ -299,22 +319,22 @@ def test_portal_off_and_on(context: Context) -> None:
     except OSError:
         pass
     read(other, 0, 1)
-    server.cli.enable_portal(name, True)  # type: ignore[attr-defined]
+    server.cli.enable_portal(name, True)
     calm(raw_session(context, options(target.name), port))
-    listed = {entry["name"]: entry for entry in server.cli.portals()}  # type: ignore[attr-defined]
+    listed = {entry["name"]: entry for entry in server.cli.portals()}
     expect(listed[name]["listening"], "listed as listening")
 
 
 @case(needs=("access",))
 def test_dropped_session_may_come_back(context: Context) -> None:
     """`session drop` ends one session; listing shows it before and not after."""
-    server = context.server
+    server = sanctum(context)
     target = serve(context, simple("drop"))
     session = log_in(context, target)
-    tsih = next(s["tsih"] for s in server.cli.sessions() if s["initiator"] == session.options.initiator)  # type: ignore[attr-defined]
+    tsih = next(s["tsih"] for s in server.cli.sessions() if s["initiator"] == session.options.initiator)
     expect_equal(tsih, session.tsih, "TSIH in the listing")
-    server.cli.drop_session(tsih)  # type: ignore[attr-defined]
+    server.cli.drop_session(tsih)
     expect(_ends(session), "the session ends")
-    left = [s for s in server.cli.sessions() if s["initiator"] == session.options.initiator]  # type: ignore[attr-defined]
+    left = [s for s in server.cli.sessions() if s["initiator"] == session.options.initiator]
     expect_equal(left, [], "sessions left")
     log_in(context, target, session.options.initiator)

@@ -13,7 +13,7 @@ from initiator import reservations as pr
 from initiator import scsi
 from initiator.scsi import Sense
 from initiator.session import Session
-from wire.support import calm, disk, log_in, pattern, read, serve, simple, write
+from wire.support import calm, disk, log_in, pattern, read, sanctum, serve, simple, write
 
 
 def _codes(senses: list[Sense]) -> list[tuple[int, int]]:
@@ -213,7 +213,7 @@ def test_write_back_survives_the_process(context: Context) -> None:
 @case(needs=("hot-change",))
 def test_medium_of_a_removable_device(context: Context) -> None:
     """Eject by START STOP and by command: MEDIUM NOT PRESENT; loaded again it serves; PREVENT holds it."""
-    server = context.server
+    server = sanctum(context)
     target = disk(context, removable=True)
     device = target.luns[0].device.name
     session = log_in(context, target)
@@ -227,12 +227,12 @@ def test_medium_of_a_removable_device(context: Context) -> None:
     session.run(scsi.start_stop(True, load_eject=True)).good()
     calm(session)
     expect(read(session, 0, 1) == data, "contents after loading")
-    server.cli.eject(device)  # type: ignore[attr-defined]
+    server.cli.eject(device)
     result = session.run(scsi.test_unit_ready())
     while result.sense is not None and result.sense.key == scsi.UNIT_ATTENTION:
         result = session.run(scsi.test_unit_ready())
     result.check(scsi.NOT_READY, 0x3A)
-    server.cli.load(device)  # type: ignore[attr-defined]
+    server.cli.load(device)
     calm(session)
     expect(read(session, 0, 1) == data, "contents after loading by command")
 

@@ -33,7 +33,12 @@ def test_residuals_of_writes(context: Context) -> None:
     """A write whose announced length is not its CDB's: the blocks that both name are written, the rest is told."""
     target = disk(context)
     session = log_in(context, target)
-    for edtl, blocks, written, residual in ((2048, 2, 2, 1024), (10000, 1, 1, 9488), (512, 2, 1, -512), (0, 1, 0, -512)):
+    for edtl, blocks, written, residual in (
+        (2048, 2, 2, 1024),
+        (10000, 1, 1, 9488),
+        (512, 2, 1, -512),
+        (0, 1, 0, -512),
+    ):
         before, after = b"a" * 2048, b"b" * edtl
         write(session, 0, before).good()
         result = session.run(scsi.write10(0, blocks), out=after).good()
@@ -49,7 +54,9 @@ def test_capacity(context: Context) -> None:
     target = disk(context, size=size)
     session = log_in(context, target)
     ten = session.run(scsi.read_capacity10(), expect_in=8).good().data
-    expect_equal((int.from_bytes(ten[:4], "big") + 1) * int.from_bytes(ten[4:], "big"), size, "size by READ CAPACITY(10)")
+    expect_equal(
+        (int.from_bytes(ten[:4], "big") + 1) * int.from_bytes(ten[4:], "big"), size, "size by READ CAPACITY(10)"
+    )
     sixteen = session.run(scsi.read_capacity16(), expect_in=32).good().data
     expect_equal((int.from_bytes(sixteen[:8], "big") + 1) * int.from_bytes(sixteen[8:12], "big"), size, "size by (16)")
     last = size // 512 - 1

@@ -6,18 +6,20 @@ import shutil
 import socket
 import subprocess
 
+from harness import cli as command_line
 from harness import ports
 from harness.cli import CommandFailed
 from harness.model import MIB, Account, Authentication, Device, Lun
 from harness.runner import Context, case, expect, expect_equal
 from initiator import scsi
-from wire.support import calm, disk, log_in, pattern, read, serve, simple, write
+from initiator.chap import Credentials
+from wire.support import calm, disk, log_in, options, pattern, raw_session, read, sanctum, serve, simple, write
 
 
 def _fails(context: Context, *words: str, stdin: str | None = None) -> CommandFailed:
     """The command must fail; its problem says what and what to do."""
     try:
-        context.server.cli.run(*words, stdin=stdin)  # type: ignore[attr-defined]
+        sanctum(context).cli.run(*words, stdin=stdin)
     except CommandFailed as failure:
         expect(failure.exit in (1, 2, 3, 4), f"exit code {failure.exit}")
         expect(len(failure.text.strip()) > 10, f"a sentence: {failure.text!r}")
@@ -29,7 +31,7 @@ def _fails(context: Context, *words: str, stdin: str | None = None) -> CommandFa
 def test_bad_commands_change_nothing(context: Context) -> None:
     """Unknown names, doubles, nonsense values: refused, and the generation stays."""
     target = disk(context)
-    cli = context.server.cli  # type: ignore[attr-defined]
+    cli = sanctum(context).cli
     device = target.luns[0].device.name
     before = cli.settings()
     for words in (
@@ -69,7 +71,7 @@ def test_weak_secrets_are_refused(context: Context) -> None:
 @case(needs=("sanctum",))
 def test_taken_port(context: Context) -> None:
     """A portal on a port that another program holds is refused, and nothing is half-applied."""
-    cli = context.server.cli  # type: ignore[attr-defined]
+    cli = sanctum(context).cli
     before = cli.settings()
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -82,14 +84,14 @@ def test_taken_port(context: Context) -> None:
 def test_apply_is_all_or_nothing(context: Context) -> None:
     """A document with one bad line changes nothing and names the line; a good one shows its difference."""
     target = disk(context)
-    cli = context.server.cli  # type: ignore[attr-defined]
+    cli = sanctum(context).cli
     before = cli.settings()
     text = before["text"]
     for damage in (
-        text + "\n[[target]]\nname = \"iqn.2026-11.test:x\"\nbanana = 1\n",
+        text + '\n[[target]]\nname = "iqn.2026-11.test:x"\nbanana = 1\n',
         text + "\n[[target]\n",
         text.replace("allow", "alow", 1),
-        text + "\n[[target]]\nname = \"iqn.2026-11.test:x\"\n[[target.lun]]\nnumber = 0\ndevice = \"missing\"\n",
+        text + '\n[[target]]\nname = "iqn.2026-11.test:x"\n[[target.lun]]\nnumber = 0\ndevice = "missing"\n',
         "",
         "\0\0\0",
         "x" * 100_000,
@@ -108,11 +110,13 @@ def test_apply_is_all_or_nothing(context: Context) -> None:
 def test_roll_back_and_history(context: Context) -> None:
     """A generation from the history comes back as a new one; a stale expectation is refused."""
     target = disk(context)
-    cli = context.server.cli  # type: ignore[attr-defined]
+    cli = sanctum(context).cli
     before = cli.settings()
     cli.run("target", "update", target.name, "--alias", "changed")
     changed = cli.settings()
-    expect(changed["generation"] > before["generation"] and changed["text"] != before["text"], "a change is a generation")
+    expect(
+        changed["generation"] > before["generation"] and changed["text"] != before["text"], "a change is a generation"
+    )
     _fails(context, "settings", "rollback", str(before["generation"]), "--expect", str(before["generation"]))
     cli.roll_back(before["generation"])
     expect_equal(cli.settings()["text"], before["text"], "text after rolling back")
@@ -124,9 +128,9 @@ def test_roll_back_and_history(context: Context) -> None:
 @case(seconds=90, needs=("sanctum",))
 def test_settings_survive_kill_at_any_moment(context: Context) -> None:
     """kill -9 between and amid changes: after each start the last answered change is in force."""
-    server = context.server
+    server = sanctum(context)
     target = disk(context)
-    cli = server.cli  # type: ignore[attr-defined]
+    cli = server.cli
     for turn in range(8):
         cli.run("target", "update", target.name, "--alias", f"turn-{turn}")
         process = subprocess.Popen(
@@ -145,14 +149,18 @@ def test_settings_survive_kill_at_any_moment(context: Context) -> None:
 @case(seconds=60, needs=("sanctum",))
 def test_damaged_files_are_refused(context: Context) -> None:
     """A damaged settings document, secrets file or data directory: the service says so, changes nothing, and starts once repaired."""
-    server = context.server
+    server = sanctum(context)
     account = Account(ports.unique("user"), "secret-of-16-byt")
     target = serve(context, simple("damage", authentication=Authentication((account,))))
-    data = server.data_dir  # type: ignore[attr-defined]
+    data = server.data_dir
     server.stop()
     backup = context.directory / "backup"
     shutil.copytree(data, backup, symlinks=True, ignore=shutil.ignore_patterns("*.img", "socket", "*.sock"))
-    victims = [path for path in data.rglob("*") if path.is_file() and path.suffix in (".toml", ".json") and path.stat().st_size > 0]
+    victims = [
+        path
+        for path in data.rglob("*")
+        if path.is_file() and path.suffix in (".toml", ".json") and path.stat().st_size > 0
+    ]
     expect(victims, "files to damage")
     refused = 0
     for victim in victims:
@@ -170,15 +178,13 @@ def test_damaged_files_are_refused(context: Context) -> None:
         victim.write_bytes(whole)
     expect(refused > 0, "no damage was noticed")
     server.start()
-    from initiator.chap import Credentials
-
     log_in(context, target, credentials=Credentials(account.user, account.secret))
 
 
 @case(seconds=60, needs=("sanctum",))
 def test_image_that_is_too_short(context: Context) -> None:
     """An image cut while the service was down: its LUN is not ready and named, the rest serves, repair brings it back."""
-    server = context.server
+    server = sanctum(context)
     short, whole = disk(context, stem="short"), disk(context, stem="whole")
     session = log_in(context, short)
     data = pattern(512)
@@ -189,14 +195,12 @@ def test_image_that_is_too_short(context: Context) -> None:
         image.truncate(MIB)
     server.start()
     read(log_in(context, whole), 0, 1)
-    from wire.support import options, raw_session
-
     session = raw_session(context, options(short.name))
     result = session.run(scsi.test_unit_ready())
     while result.sense is not None and result.sense.key == scsi.UNIT_ATTENTION:
         result = session.run(scsi.test_unit_ready())
     result.check(scsi.NOT_READY)
-    attention = " ".join(server.cli.status()["attention"])  # type: ignore[attr-defined]
+    attention = " ".join(server.cli.status()["attention"])
     expect(short.luns[0].device.name in attention, f"the device is named: {attention!r}")
     server.stop()
     with path.open("r+b") as image:
@@ -262,7 +266,7 @@ def test_full_disk_under_a_thin_lun(context: Context) -> None:
 @case(seconds=60, needs=("sanctum",))
 def test_ram_disk_is_reported_empty(context: Context) -> None:
     """After a restart a RAM disk is not ready until its emptiness is accepted; its identity stays."""
-    server = context.server
+    server = sanctum(context)
     name = ports.unique("ram")
     target = serve(context, type(simple("ram"))(ports.iqn("ram"), (Lun(1, Device(name, 8 * MIB, kind="ram")),)))
     session = log_in(context, target)
@@ -270,14 +274,12 @@ def test_ram_disk_is_reported_empty(context: Context) -> None:
     identity = session.run(scsi.inquiry(255, 0x83), expect_in=255).good().data
     server.kill()
     server.restart()
-    from wire.support import options, raw_session
-
     session = raw_session(context, options(target.name))
     result = session.run(scsi.test_unit_ready())
     while result.sense is not None and result.sense.key == scsi.UNIT_ATTENTION:
         result = session.run(scsi.test_unit_ready())
     expect(result.status == scsi.CHECK_CONDITION, "a RAM disk is silently blank after a restart")
-    server.cli.load(name)  # type: ignore[attr-defined]
+    server.cli.load(name)
     calm(session)
     expect(not any(read(session, 0, 1)), "empty")
     expect_equal(session.run(scsi.inquiry(255, 0x83), expect_in=255).good().data, identity, "identity")
@@ -286,12 +288,10 @@ def test_ram_disk_is_reported_empty(context: Context) -> None:
 @case(needs=("sanctum",))
 def test_two_services_never_share_a_directory(context: Context) -> None:
     """A second service on the same data directory refuses to start; the first goes on."""
-    from harness import cli
-
-    server = context.server
+    server = sanctum(context)
     target = disk(context)
     done = subprocess.run(
-        cli.service_command(server.programs, server.data_dir),  # type: ignore[attr-defined]
+        command_line.service_command(server.programs, server.data_dir),
         stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False,
     )  # fmt: skip
     expect(done.returncode != 0, "two services on one directory")
@@ -302,7 +302,7 @@ def test_two_services_never_share_a_directory(context: Context) -> None:
 def test_listings_and_tables(context: Context) -> None:
     """Every listing comes as a table and as JSON."""
     disk(context)
-    cli = context.server.cli  # type: ignore[attr-defined]
+    cli = sanctum(context).cli
     for words in (
         ("target", "list"), ("lun", "list"), ("device", "list"), ("portal", "list"), ("chap", "list"), ("session", "list"),
         ("settings", "history"), ("event", "list"),

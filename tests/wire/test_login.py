@@ -10,7 +10,22 @@ from initiator.connection import Closed
 from initiator.login import FULL_FEATURE, OPERATIONAL, SECURITY, LoginFailed
 from initiator.pdu import encode_keys
 from initiator.session import Rejected, discover
-from wire.support import alive, calm, connect, disk, isid, log_in, options, pattern, raw_login, raw_session, read, refused, write
+from wire.support import (
+    alive,
+    calm,
+    connect,
+    disk,
+    isid,
+    log_in,
+    options,
+    pattern,
+    raw_login,
+    raw_session,
+    read,
+    refused,
+    sanctum,
+    write,
+)
 
 
 @case()
@@ -29,7 +44,10 @@ def test_results_of_each_key(context: Context) -> None:
     """Each key follows its rule: minimum, maximum, and, or, first of a list."""
     target = disk(context)
     table = [
-        ({"MaxBurstLength": "8192", "FirstBurstLength": "4096"}, {"MaxBurstLength": "8192", "FirstBurstLength": "4096"}),
+        (
+            {"MaxBurstLength": "8192", "FirstBurstLength": "4096"},
+            {"MaxBurstLength": "8192", "FirstBurstLength": "4096"},
+        ),
         ({"MaxOutstandingR2T": "1"}, {"MaxOutstandingR2T": "1"}),
         ({"MaxConnections": "8"}, {"MaxConnections": "1"}),
         ({"ErrorRecoveryLevel": "2"}, {"ErrorRecoveryLevel": "0"}),
@@ -54,7 +72,12 @@ def test_unknown_and_wrong_values(context: Context) -> None:
     login = raw_login(context, options(target.name, keys={"X-org.example.nothing": "1", "IFMarker": "No"}))
     outcome = login.run()
     expect_equal(outcome.keys["X-org.example.nothing"], "NotUnderstood", "unknown key")
-    for key, value in (("MaxBurstLength", "511"), ("ImmediateData", "Perhaps"), ("MaxOutstandingR2T", "0"), ("HeaderDigest", "MD4")):
+    for key, value in (
+        ("MaxBurstLength", "511"),
+        ("ImmediateData", "Perhaps"),
+        ("MaxOutstandingR2T", "0"),
+        ("HeaderDigest", "MD4"),
+    ):
         login = raw_login(context, options(target.name))
         login.step(SECURITY, OPERATIONAL, True, [*login.first_keys(), ("AuthMethod", "None")])
         try:
@@ -71,7 +94,9 @@ def test_digest_choice(context: Context) -> None:
     target = disk(context)
     for offer, wanted in (("CRC32C", "CRC32C"), ("CRC32C,None", "CRC32C"), ("None,CRC32C", "None"), ("None", "None")):
         session = log_in(context, target, keys={"HeaderDigest": offer, "DataDigest": offer})
-        expect_equal((session.keys["HeaderDigest"], session.keys["DataDigest"]), (wanted, wanted), f"digests of {offer}")
+        expect_equal(
+            (session.keys["HeaderDigest"], session.keys["DataDigest"]), (wanted, wanted), f"digests of {offer}"
+        )
         data = pattern(65 * 512)
         write(session, 3, data).good()
         expect(read(session, 3, 65) == data, "data under digests")
@@ -121,7 +146,9 @@ def test_refusals_have_their_status(context: Context) -> None:
     name, normal, none = ("TargetName", target.name), ("SessionType", "Normal"), ("AuthMethod", "None")
     expect_equal(_status_of(context, [name, normal, none]), 0x0207, "no InitiatorName")
     expect_equal(_status_of(context, [me, normal, none]), 0x0207, "no TargetName")
-    expect_equal(_status_of(context, [me, ("TargetName", ports.iqn("nothing")), normal, none]), 0x0203, "unknown target")
+    expect_equal(
+        _status_of(context, [me, ("TargetName", ports.iqn("nothing")), normal, none]), 0x0203, "unknown target"
+    )
     expect_equal(_status_of(context, [me, name, ("SessionType", "Odd"), none]), 0x0209, "unknown session type")
     expect_equal(_status_of(context, [me, name, normal, none], {3: 1, 2: 1}), 0x0205, "version 1 only")
     expect_equal(refused(context, options(target.name, tsih=0x7777)), 0x020A, "a TSIH that is not there")
@@ -146,7 +173,15 @@ def test_protocol_errors_in_login(context: Context) -> None:
 def test_nothing_but_login_before_login(context: Context) -> None:
     """Commands, text and data before the login are not answered as such; the connection ends."""
     target = disk(context)
-    for opcode in (wire.SCSI_COMMAND, wire.TEXT, wire.NOP_OUT, wire.DATA_OUT, wire.TASK_MANAGEMENT, wire.LOGOUT, wire.SNACK):
+    for opcode in (
+        wire.SCSI_COMMAND,
+        wire.TEXT,
+        wire.NOP_OUT,
+        wire.DATA_OUT,
+        wire.TASK_MANAGEMENT,
+        wire.LOGOUT,
+        wire.SNACK,
+    ):
         connection = connect(context)
         connection.send(wire.request(opcode, wire.FINAL, 1))
         expect(connection.at_end(), f"opcode {opcode:#x} before login ends the connection")
@@ -158,12 +193,17 @@ def test_login_again_in_full_feature_phase(context: Context) -> None:
     """A login request on a logged-in connection is a protocol error."""
     target = disk(context)
     session = log_in(context, target)
-    pdu = wire.request(wire.LOGIN, 0x87, session.tag(), data=encode_keys([("InitiatorName", session.options.initiator)]))
+    pdu = wire.request(
+        wire.LOGIN, 0x87, session.tag(), data=encode_keys([("InitiatorName", session.options.initiator)])
+    )
     pdu.bhs[8:14] = session.options.isid
     session.connection.send(pdu)
     try:
         answer = session.connection.receive()
-        expect(answer.opcode in (wire.REJECT, wire.LOGIN_RESPONSE) and answer.bhs[36] != 0 or answer.opcode == wire.REJECT, "rejected")
+        expect(
+            answer.opcode in (wire.REJECT, wire.LOGIN_RESPONSE) and answer.bhs[36] != 0 or answer.opcode == wire.REJECT,
+            "rejected",
+        )
     except Closed:
         pass
     alive(context, target)
@@ -213,7 +253,9 @@ def test_parallel_sessions_of_one_initiator(context: Context) -> None:
 def test_discovery_session_is_only_that(context: Context) -> None:
     """SendTargets answers for all, for a name, and not for SCSI commands."""
     target = disk(context)
-    expect_equal(list(discover(context.server.host, context.server.port, options(None), target.name)), [target.name], "by name")
+    expect_equal(
+        list(discover(context.server.host, context.server.port, options(None), target.name)), [target.name], "by name"
+    )
     found = discover(context.server.host, context.server.port, options(None), ports.iqn("nothing"))
     expect_equal(found, {}, "of a name that is not there")
     session = raw_session(context, options(None, session_type="Discovery"))
@@ -251,8 +293,8 @@ def test_over_ipv6(context: Context) -> None:
     target = disk(context)
     port = ports.free_port("::1")
     name = ports.unique("six")
-    context.server.cli.add_portal(name, f"[::1]:{port}")  # type: ignore[attr-defined]
-    context.cleanup.callback(context.server.cli.remove_portal, name)  # type: ignore[attr-defined]
+    sanctum(context).cli.add_portal(name, f"[::1]:{port}")
+    context.cleanup.callback(sanctum(context).cli.remove_portal, name)
     session = raw_session(context, options(target.name), port, "::1")
     calm(session)
     read(session, 0, 8)
@@ -266,7 +308,12 @@ def test_over_ipv6(context: Context) -> None:
 def test_data_in_follows_declared_limits(context: Context) -> None:
     """Data-In comes in pieces of our MaxRecvDataSegmentLength, sequences of MaxBurstLength, R2Ts likewise."""
     target = disk(context)
-    keys = {"MaxRecvDataSegmentLength": "1024", "MaxBurstLength": "4096", "FirstBurstLength": "1024", "MaxOutstandingR2T": "4"}
+    keys = {
+        "MaxRecvDataSegmentLength": "1024",
+        "MaxBurstLength": "4096",
+        "FirstBurstLength": "1024",
+        "MaxOutstandingR2T": "4",
+    }
     session = log_in(context, target, keys=keys)
     data = pattern(256 * 512)
     task = session.start(scsi.write10(0, 256), out=data)
@@ -284,7 +331,12 @@ def test_all_ways_to_send_data(context: Context) -> None:
     for immediate in ("Yes", "No"):
         for initial in ("Yes", "No"):
             for burst, first in (("512", "512"), ("8192", "4096"), ("262144", "65536"), ("1048576", "262144")):
-                keys = {"ImmediateData": immediate, "InitialR2T": initial, "MaxBurstLength": burst, "FirstBurstLength": first}
+                keys = {
+                    "ImmediateData": immediate,
+                    "InitialR2T": initial,
+                    "MaxBurstLength": burst,
+                    "FirstBurstLength": first,
+                }
                 session = log_in(context, target, keys=keys)
                 data = pattern(300 * 512)
                 write(session, 17, data).good()

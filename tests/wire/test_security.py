@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+from collections.abc import Callable
 
 from harness import ports, wait
 from harness.model import Account, Authentication
@@ -17,7 +18,23 @@ from initiator.connection import Closed, Connection, Silent
 from initiator.login import OPERATIONAL, SECURITY, Login, LoginFailed
 from initiator.pdu import FINAL, encode_keys
 from initiator.session import ABORT_TASK, Rejected, Session
-from wire.support import alive, calm, connect, disk, log_in, options, pattern, raw_login, raw_session, read, resident, serve, simple, write
+from wire.support import (
+    alive,
+    calm,
+    connect,
+    disk,
+    log_in,
+    options,
+    pattern,
+    raw_login,
+    raw_session,
+    read,
+    resident,
+    sanctum,
+    serve,
+    simple,
+    write,
+)
 
 _ACCOUNT = Account("joe", "secret-of-16-byt")
 
@@ -65,7 +82,12 @@ def test_enormous_and_unknown_keys_at_login(context: Context) -> None:
     for size in (1000, 4000, 8000):
         login = raw_login(context, options(target.name))
         try:
-            login.step(SECURITY, OPERATIONAL, False, [*login.first_keys(), ("AuthMethod", "None"), ("X-" + "k" * size, "v" * 10)])
+            login.step(
+                SECURITY,
+                OPERATIONAL,
+                False,
+                [*login.first_keys(), ("AuthMethod", "None"), ("X-" + "k" * size, "v" * 10)],
+            )
         except (LoginFailed, Closed):
             pass
     for _ in range(20):
@@ -89,7 +111,17 @@ def test_enormous_and_unknown_keys_at_login(context: Context) -> None:
 def test_odd_text(context: Context) -> None:
     """Text without '=', without its zero, with empty keys, with bytes that are no text."""
     target = disk(context)
-    for text in (b"=", b"=\0", b"novalue\0", b"a=b", b"\0\0\0\0", b"\xff\xfe=\xff\0", b"InitiatorName\0", b"a" * 8192, b"=v\0" * 2000):
+    for text in (
+        b"=",
+        b"=\0",
+        b"novalue\0",
+        b"a=b",
+        b"\0\0\0\0",
+        b"\xff\xfe=\xff\0",
+        b"InitiatorName\0",
+        b"a" * 8192,
+        b"=v\0" * 2000,
+    ):
         login = raw_login(context, options(target.name))
         login.connection.send(login.request(SECURITY, OPERATIONAL, True, encode_keys(login.first_keys()) + text))
         try:
@@ -141,7 +173,13 @@ def test_chap_values_out_of_bounds(context: Context) -> None:
             login = raw_login(context, options(target.name))
             login.step(SECURITY, OPERATIONAL, False, [*login.first_keys(), ("AuthMethod", "CHAP")])
             login.step(SECURITY, 0, False, [("CHAP_A", "5")])
-            keys = {"CHAP_N": _ACCOUNT.user, "CHAP_R": "0x" + "00" * 16, "CHAP_I": "1", "CHAP_C": "0x" + "11" * 16, key: value}
+            keys = {
+                "CHAP_N": _ACCOUNT.user,
+                "CHAP_R": "0x" + "00" * 16,
+                "CHAP_I": "1",
+                "CHAP_C": "0x" + "11" * 16,
+                key: value,
+            }
             try:
                 login.step(SECURITY, OPERATIONAL, True, list(keys.items()))
                 raise AssertionError(f"{key}={value[:40]!r} logged in")
@@ -161,8 +199,15 @@ def test_chap_steps_out_of_order(context: Context) -> None:
         [(OPERATIONAL, 3, True, [("HeaderDigest", "None")])],
         [(SECURITY, 3, True, [("AuthMethod", "CHAP")]), (OPERATIONAL, 3, True, [])],
         [(SECURITY, 0, False, [("AuthMethod", "CHAP")]), (SECURITY, OPERATIONAL, True, []), (OPERATIONAL, 3, True, [])],
-        [(SECURITY, 0, False, [("AuthMethod", "CHAP")]), (SECURITY, 0, False, [("CHAP_A", "5")]), (SECURITY, 3, True, [])],
-        [(SECURITY, 0, False, [("AuthMethod", "CHAP")]), (SECURITY, 3, True, [("CHAP_N", "joe"), ("CHAP_R", "0x" + "00" * 16)])],
+        [
+            (SECURITY, 0, False, [("AuthMethod", "CHAP")]),
+            (SECURITY, 0, False, [("CHAP_A", "5")]),
+            (SECURITY, 3, True, []),
+        ],
+        [
+            (SECURITY, 0, False, [("AuthMethod", "CHAP")]),
+            (SECURITY, 3, True, [("CHAP_N", "joe"), ("CHAP_R", "0x" + "00" * 16)]),
+        ],
         [(SECURITY, 0, False, [("AuthMethod", "CHAP")]), (SECURITY, 0, False, [("CHAP_A", "999")])],
         [(SECURITY, 0, False, [("AuthMethod", "KRB5,SRP")])],
     ]
@@ -194,7 +239,12 @@ def test_reflected_challenge(context: Context) -> None:
     answer = login.step(SECURITY, 0, False, [("CHAP_A", "5")])
     challenge = chap.read(answer["CHAP_C"])
     proof = chap.digest(5, int(answer["CHAP_I"]), _ACCOUNT.secret.encode(), challenge)
-    keys = [("CHAP_N", _ACCOUNT.user), ("CHAP_R", chap.spell(proof)), ("CHAP_I", answer["CHAP_I"]), ("CHAP_C", answer["CHAP_C"])]
+    keys = [
+        ("CHAP_N", _ACCOUNT.user),
+        ("CHAP_R", chap.spell(proof)),
+        ("CHAP_I", answer["CHAP_I"]),
+        ("CHAP_C", answer["CHAP_C"]),
+    ]
     try:
         answer = login.step(SECURITY, OPERATIONAL, True, keys)
     except (LoginFailed, Closed):
@@ -236,7 +286,8 @@ def test_half_open_logins(context: Context) -> None:
             idle.append(Connection(context.server.host, context.server.port, 2.0))
         except OSError:
             break  # refused at a limit: that is an answer
-    context.cleanup.callback(lambda: [connection.close() for connection in idle])
+    for connection in idle:
+        context.cleanup.callback(connection.close)
     read(session, 0, 8)
     grown = resident(context.server.pid()) - before
     expect(grown < 64 * 1024, f"{len(idle)} idle connections took {grown} KiB")
@@ -392,7 +443,9 @@ def test_damaged_digests(context: Context) -> None:
     write(log_in(context, target), 0, keep).good()
     keys = {"HeaderDigest": "CRC32C", "DataDigest": "CRC32C"}
     session = log_in(context, target, keys=keys)
-    whole = bytearray(session.stamp(wire.request(wire.NOP_OUT, FINAL, session.tag(), immediate=True)).encode(True, True))
+    whole = bytearray(
+        session.stamp(wire.request(wire.NOP_OUT, FINAL, session.tag(), immediate=True)).encode(True, True)
+    )
     whole[48] ^= 1
     session.connection.send_raw(bytes(whole))
     expect(session.connection.at_end(10), "a wrong header digest ends the connection")
@@ -422,7 +475,10 @@ def test_persistent_reserve_out_lists_that_lie(context: Context) -> None:
             for data in (b"", pr.out_list(0, 1), bytes(64)):
                 result = session.run(pr.out_cdb(action, 1, length), out=data)
                 exact = length == 24 or (length == 0 and not data)
-                expect(exact or result.status != scsi.GOOD or len(data) >= length > 0, f"action {action}, length {length}: GOOD")
+                expect(
+                    exact or result.status != scsi.GOOD or len(data) >= length > 0,
+                    f"action {action}, length {length}: GOOD",
+                )
     expect(resident(context.server.pid()) - before < 16 * 1024, "memory by a length in a CDB")
     expect_equal(pr.read_keys(session)[1], [], "nothing was registered")
     alive(context, target)
@@ -456,7 +512,7 @@ def test_allocation_lengths(context: Context) -> None:
     """CVE-2024-43110: every allocation length gives a prefix of the same answer, never a stale byte more."""
     target = disk(context)
     session = log_in(context, target)
-    commands = {
+    commands: dict[str, Callable[[int], bytes]] = {
         "INQUIRY": lambda n: scsi.inquiry(n),
         "page 83": lambda n: scsi.inquiry(n, 0x83),
         "page B0": lambda n: scsi.inquiry(n, 0xB0),
@@ -547,7 +603,14 @@ def test_abort_before_data_and_broken_connections(context: Context) -> None:
 def test_ahs_of_every_length(context: Context) -> None:
     """Additional header segments that are unknown, too long for their field, or of length 0."""
     target = disk(context)
-    for ahs in (b"\0" * 4, b"\xff" * 8, b"\x00\x01\x01\x00", b"\x00\x10\x01\x00" + bytes(16), b"\xff\xff\x01\x00", bytes(1020)):
+    for ahs in (
+        b"\0" * 4,
+        b"\xff" * 8,
+        b"\x00\x01\x01\x00",
+        b"\x00\x10\x01\x00" + bytes(16),
+        b"\xff\xff\x01\x00",
+        bytes(1020),
+    ):
         session = log_in(context, target)
         task = session.start(scsi.test_unit_ready(), ahs=ahs)
         try:
@@ -561,14 +624,14 @@ def test_ahs_of_every_length(context: Context) -> None:
 @case(seconds=60, needs=("sanctum",))
 def test_files_and_socket_are_private(context: Context) -> None:
     """CVE-2020-13867, -10699: secrets readable by the owner only, the socket not by the world."""
-    server = context.server
-    secrets = server.report["secrets_file"]  # type: ignore[attr-defined]
+    server = sanctum(context)
+    secrets = server.report["secrets_file"]
     mode = os.stat(secrets).st_mode & 0o777
     expect_equal(mode, 0o600, "mode of the secrets file")
-    socket_mode = os.stat(server.report["socket"]).st_mode & 0o777  # type: ignore[attr-defined]
+    socket_mode = os.stat(server.report["socket"]).st_mode & 0o777
     expect_equal(socket_mode, 0o660, "mode of the socket")
     account = Account(ports.unique("user"), "a-secret-nobody-reads")
     serve(context, simple("private", authentication=Authentication((account,))))
-    shown = server.cli.settings()["text"] + str(server.cli.run("chap", "list")) + str(server.cli.events())  # type: ignore[attr-defined]
+    shown = server.cli.settings()["text"] + str(server.cli.run("chap", "list")) + str(server.cli.events())
     expect(account.secret not in shown, "a secret in what the service shows")
     expect(account.secret not in server.log.read_text(errors="replace"), "a secret in the log")
