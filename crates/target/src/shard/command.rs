@@ -206,15 +206,17 @@ impl Shard {
         };
         let running = &mut self.running[index];
         count(&running.shared.bytes_written, bytes.len() as u64);
-        let start = offset as usize;
-        let place = running
+        if !matches!(running.phase, Phase::Receiving) {
+            return;
+        }
+        let rest = running
             .data_out
             .as_mut()
-            .filter(|_| matches!(running.phase, Phase::Receiving))
-            .and_then(|buffer| buffer.get_mut(start..start.checked_add(bytes.len())?));
-        if let Some(place) = place {
-            place.copy_from_slice(bytes);
-        }
+            .and_then(|buffer| buffer.get_mut(offset as usize..))
+            .unwrap_or_default();
+        // An initiator may announce and send more than the CDB calls for; the rest is dropped.
+        let len = rest.len().min(bytes.len());
+        rest[..len].copy_from_slice(&bytes[..len]);
     }
 
     pub(super) fn data_complete(&mut self, connection: usize, id: TaskId) {
