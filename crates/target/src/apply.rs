@@ -6,8 +6,8 @@
 //! nobody is told of. Then the new value is published, and sessions follow it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use disk::{CacheMode, Disk};
 use scsi::change::{Applied, Selector};
@@ -18,12 +18,13 @@ use crate::config::{Backing, Config, Device, Portal};
 use crate::control::Overdue;
 use crate::devices::{self, Exposure};
 use crate::exports::Exports;
+use crate::limits;
 use crate::listeners::{self, Listeners, Place};
 use crate::message::{Abort, PortalState, ShardMessage, UnitWork};
 use crate::notice::Notice;
 use crate::registry::SessionShared;
 use crate::secrets::Secrets;
-use crate::service::{Service, ServiceError};
+use crate::service::{Inner, Service, ServiceError};
 use crate::unit::LogicalUnit;
 
 /// What is ready before anything changes.
@@ -53,7 +54,7 @@ impl Service {
             }
         }
         for portal in config.portals.iter().filter(|portal| portal.enabled) {
-            match listeners::bind(portal) {
+            match bind_patiently(portal).await {
                 Ok(socket) => prepared.sockets.push((listeners::place(portal), socket)),
                 Err(error) => self.shared().tell(Notice::PortalFailed {
                     portal: portal.name.clone(),
@@ -62,6 +63,35 @@ impl Service {
             }
         }
         self.switch(config, secrets, prepared).await;
+    }
+
+    /// Portals that could not listen are tried again until they do: an address may come later than
+    /// the service. Ends with the service.
+    pub(crate) async fn revive_portals(inner: Weak<Inner>) {
+        loop {
+            tokio::time::sleep(limits::PORTAL_RETRY).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let service = Self { inner };
+            let mut held = service.inner.listeners.lock().await;
+            if service.inner.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            let exports = service.shared().exports.load_full();
+            let deaf = |portal: &&Portal| {
+                let state = exports.portals.get(&portal.name);
+                state.is_some_and(|state| !state.listening.load(Ordering::Acquire))
+            };
+            for portal in exports.config.portals.iter().filter(deaf) {
+                let place = listeners::place(portal);
+                if let Ok(socket) = listeners::bind(portal) {
+                    held.sockets.insert(place, socket);
+                    service.shared().tell(Notice::PortalListens {
+                        portal: portal.name.clone(),
+                    });
+                }
+            }
+            service.switch_portals(&exports, &exports, &mut held).await;
+        }
     }
 
     fn tell_failed(&self, device: &str, reason: &str) {
@@ -284,12 +314,8 @@ impl Service {
             }
         }
         let shards = &self.inner.control.shards;
-        for (number, (name, state)) in after.portals.iter().enumerate() {
-            if before
-                .portals
-                .get(name)
-                .is_some_and(|kept| Arc::ptr_eq(kept, state))
-            {
+        for (number, state) in after.portals.values().enumerate() {
+            if state.listening.load(Ordering::Acquire) {
                 continue;
             }
             let place = (state.address, state.interface.clone());
@@ -502,6 +528,23 @@ impl Service {
         let mut beside = durable.beside.clone();
         beside.loaded(devices::process()?);
         crate::control::save(durable, beside).await.map(drop)
+    }
+}
+
+/// Binds; a port that is taken is waited for a while: the kernel holds on to the listening socket
+/// of a process that was killed until its last operation has ended.
+async fn bind_patiently(portal: &Portal) -> std::io::Result<ring::Fd> {
+    let until = tokio::time::Instant::now() + limits::PORTAL_PATIENCE;
+    loop {
+        match listeners::bind(portal) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && tokio::time::Instant::now() < until =>
+            {
+                tokio::time::sleep(limits::PORTAL_LOOK).await;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -42,6 +42,12 @@ pub const NOP_INTERVAL: Duration = Duration::from_secs(10);
 pub const NOP_TIME_MAX: Duration = Duration::from_secs(20);
 /// Time in which an initiator has to take something of what is sent to it; then TCP drops it.
 pub const SEND_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long a start waits for a port that is taken.
+pub const PORTAL_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it looks.
+pub const PORTAL_LOOK: Duration = Duration::from_millis(10);
+/// How often a portal that does not listen is tried again.
+pub const PORTAL_RETRY: Duration = Duration::from_secs(2);
 /// Portals at most.
 pub const PORTALS_MAX: usize = 256;
 /// Targets at most.

@@ -100,6 +100,11 @@ pub enum Notice {
         /// How many initiator ports.
         writers: usize,
     },
+    /// A portal that could not listen does now.
+    PortalListens {
+        /// The portal.
+        portal: String,
+    },
     /// A portal stopped listening.
     PortalFailed {
         /// The portal.
@@ -125,15 +130,17 @@ impl Notice {
             Self::DeviceStuck { .. } => "device-stuck",
             Self::WritesInDoubt { .. } => "device-writes-in-doubt",
             Self::PortalFailed { .. } => "portal-failed",
+            Self::PortalListens { .. } => "portal-listens",
         }
     }
 
     /// How much it matters.
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::SessionOpened { .. } | Self::SessionClosed { .. } | Self::DeviceReady { .. } => {
-                Severity::Info
-            }
+            Self::SessionOpened { .. }
+            | Self::SessionClosed { .. }
+            | Self::DeviceReady { .. }
+            | Self::PortalListens { .. } => Severity::Info,
             Self::LoginRefused { .. }
             | Self::ReservationPreempted { .. }
             | Self::LunReset { .. }
@@ -160,7 +167,7 @@ impl Notice {
             | Self::LunReset { device, .. }
             | Self::DeviceStuck { device }
             | Self::WritesInDoubt { device, .. } => device,
-            Self::PortalFailed { portal, .. } => portal,
+            Self::PortalFailed { portal, .. } | Self::PortalListens { portal } => portal,
         }
     }
 
@@ -184,6 +191,7 @@ impl Notice {
             Self::SessionOpened { .. }
             | Self::SessionClosed { .. }
             | Self::DeviceReady { .. }
+            | Self::PortalListens { .. }
             | Self::ReservationPreempted { .. }
             | Self::LunReset { .. } => None,
         }
@@ -236,6 +244,7 @@ impl fmt::Display for Notice {
                 f,
                 "device {device}: the host stopped without a flush; {writers} initiator ports will be told that writes may be missing"
             ),
+            Self::PortalListens { portal } => write!(f, "portal {portal} listens"),
             Self::PortalFailed { portal, reason } => {
                 write!(f, "portal {portal} does not listen: {reason}")
             }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use disk::{Backing, CacheMode, DeviceError, Disk};
@@ -179,6 +179,7 @@ pub(crate) struct Inner {
     kind: ring::DriverKind,
     ring_reason: Option<String>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    pub(crate) stopping: AtomicBool,
 }
 
 impl Service {
@@ -233,9 +234,11 @@ impl Service {
                 kind,
                 ring_reason: ring::probe().uring.err(),
                 threads: Mutex::new(threads),
+                stopping: AtomicBool::new(false),
             }),
         };
         service.serve_first(config, secrets).await;
+        tokio::spawn(Self::revive_portals(Arc::downgrade(&service.inner)));
         Ok(service)
     }
 
@@ -399,6 +402,9 @@ impl Service {
 
     /// Stops: no more connections, sessions ended to their last command, everything made stable.
     pub async fn shutdown(&self) {
+        let held = self.inner.listeners.lock().await;
+        self.inner.stopping.store(true, Ordering::Release);
+        drop(held);
         for shard in self.inner.control.shards.iter() {
             shard.send(ShardMessage::Stop).await;
         }

@@ -62,6 +62,8 @@ pub(super) struct Running {
     /// Bytes of data-out that the task wants.
     data_out_len: u32,
     data_out: Option<Buffer>,
+    /// Bytes of it that have come: what has not come must never reach the disk.
+    filled: usize,
     last_read: Option<SharedBuffer>,
     pass: Option<Pass>,
     /// Buffer bytes it counts for in its session's share.
@@ -142,6 +144,7 @@ impl Shard {
             phase: Phase::Stepping,
             data_out_len: 0,
             data_out: None,
+            filled: 0,
             last_read: None,
             pass: None,
             held: 0,
@@ -217,6 +220,7 @@ impl Shard {
         // An initiator may announce and send more than the CDB calls for; the rest is dropped.
         let len = rest.len().min(bytes.len());
         rest[..len].copy_from_slice(&bytes[..len]);
+        running.filled += len;
     }
 
     pub(super) fn data_complete(&mut self, connection: usize, id: TaskId) {
@@ -230,6 +234,18 @@ impl Shard {
         running.phase = Phase::Stepping;
         let data = running.data_out.take();
         let len = running.data_out_len as usize;
+        if running.filled != len {
+            tracing::error!(
+                filled = running.filled,
+                len,
+                "data is said to be complete and is not"
+            );
+            let code = scsi::sense::Code::INTERNAL_FAILURE;
+            return self.finish(
+                index,
+                &Response::error(scsi::sense::Key::AbortedCommand, code),
+            );
+        }
         let bytes = data
             .as_deref()
             .and_then(|bytes| bytes.get(..len))

@@ -182,6 +182,7 @@ impl Shard {
             SessionType::Discovery => {
                 Ok((exports.config.discovery.clone().unwrap_or_default(), None))
             }
+            SessionType::Normal if identity.tsih != 0 => Err(self.no_joining(identity)),
             SessionType::Normal => {
                 let origin = Origin {
                     initiator: &identity.initiator_name,
@@ -210,6 +211,21 @@ impl Shard {
         if let Err(fatal) = connection.engine.login_answer(policy, &mut connection.out) {
             tracing::error!(%fatal, "the engine takes no answer to a login");
             self.close(index, "the login went wrong");
+        }
+    }
+
+    /// Sessions have one connection each: nothing can be added to one, and an old one is reinstated
+    /// by TSIH 0 (RFC 7143, 6.3.5).
+    fn no_joining(&self, identity: &SessionIdentity) -> (LoginStatus, &'static str) {
+        match self.links.shared.registry.find(identity.tsih) {
+            Some(session) if *session.nexus.initiator == *identity.initiator_name => (
+                LoginStatus::TooManyConnections,
+                "its session has its one connection already",
+            ),
+            _ => (
+                LoginStatus::SessionDoesNotExist,
+                "it names a session that does not exist",
+            ),
         }
     }
 

@@ -359,3 +359,35 @@ fn reservations_with_aptpl_outlive_the_service_and_others_do_not() {
         assert_eq!(write.status, if aptpl { 0x18 } else { 0 });
     }
 }
+
+#[test]
+fn a_portal_whose_port_is_taken_listens_once_it_is_free() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config(free_port());
+    config.portals.push(Portal {
+        name: "second".to_owned(),
+        port: taken.local_addr().unwrap().port(),
+        ..config.portals[0].clone()
+    });
+    let address = config.portals[1].socket_address();
+    let world = World::start_in(tempfile::tempdir().unwrap(), HANG, config);
+    assert!(world.service.portals()[0].listening);
+    assert!(!world.service.portals()[1].listening);
+    drop(taken);
+    world.wait_for("the second portal", || world.service.portals()[1].listening);
+    Initiator::connect(address, "a", 1).unwrap();
+}
+
+#[test]
+fn data_beyond_what_the_cdb_calls_for_is_dropped_and_the_rest_written() {
+    let world = World::start(HANG);
+    let mut a = world.initiator("a");
+    // Something else in the pool's buffers.
+    assert_eq!(a.run(write10(100, 4), Some(vec![0xee; 2048]), 0).status, 0);
+    let more = [block(1), block(2), block(3), block(4)].concat();
+    let end = a.run(write10(0, 2), Some(more), 0);
+    assert_eq!(end.status, 0);
+    let read = a.submit(read10(0, 4), None, 2048);
+    let expected = [block(1), block(2), block(0), block(0)].concat();
+    assert_eq!(a.end_of(read).1, expected);
+}
