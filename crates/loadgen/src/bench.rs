@@ -190,7 +190,7 @@ impl Bench {
                         self.latencies
                             .saturating_record(u64::try_from(took).unwrap_or(u64::MAX).max(1));
                     }
-                    News::Lost(why) => return Err(unexpected(place, why)),
+                    News::Lost { why, .. } => return Err(unexpected(place, why)),
                     News::Ready | News::Function(..) => {}
                 }
             }

@@ -24,6 +24,7 @@ pub mod block;
 pub mod cdb;
 pub mod limits;
 pub mod model;
+pub mod sense;
 pub mod session;
 pub mod verify;
 pub mod watch;

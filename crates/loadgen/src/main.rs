@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use iscsi::initiator::{ChapLogin, Secret};
+use loadgen::verify::Mix;
 use loadgen::{bench, verify};
 
 /// Load for an iSCSI target: verified, or measured.
@@ -45,9 +47,9 @@ struct Where {
     /// File that holds the CHAP secret and nothing else
     #[arg(long, requires = "user")]
     secret_file: Option<PathBuf>,
-    /// Bytes of the LUN to use
+    /// Bytes of the LUN to use at most; all of it when absent, and what is added while it runs
     #[arg(long)]
-    size: u64,
+    size: Option<u64>,
     /// Seconds to go on
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -80,15 +82,21 @@ struct Verify {
     /// Commands of each in flight
     #[arg(long, default_value_t = 16)]
     depth: usize,
-    /// Milliseconds between two killed connections; 0: none
-    #[arg(long, default_value_t = 500)]
-    kill_every: u64,
-    /// Milliseconds between two aborts or resets; 0: none
-    #[arg(long, default_value_t = 1000)]
-    reset_every: u64,
-    /// Seconds for which the target may be away
-    #[arg(long, default_value_t = 30)]
-    away_max: u64,
+    /// Bytes of one read or write: LEAST..MOST, whole blocks of 512
+    #[arg(long, default_value = "512..1048576", value_parser = parse_bytes)]
+    block: RangeInclusive<u32>,
+    /// How often each kind is chosen, such as read=43,write=42,unmap=3,flush=2,caw=10 (the default)
+    #[arg(long)]
+    mix: Option<Mix>,
+    /// Time between two killed connections, such as 500ms or 2s (a plain number: milliseconds); 0: none
+    #[arg(long, default_value = "500ms", value_parser = parse_time)]
+    kill_every: Duration,
+    /// Time between two aborts or resets; 0: none
+    #[arg(long, default_value = "1s", value_parser = parse_time)]
+    reset_every: Duration,
+    /// Seconds for which the target may be away, as for a restart; 0: a connection lost is an error
+    #[arg(long, alias = "away-max", default_value_t = 0, value_name = "SECONDS")]
+    tolerate_restart: u64,
     /// Same seed, same choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -98,6 +106,9 @@ struct Verify {
     /// Process whose memory is sampled
     #[arg(long)]
     watch_pid: Option<u32>,
+    /// File for the report; it goes to the standard output in any case
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -151,16 +162,43 @@ fn run_verify(asked: &Verify) -> Result<String> {
         initiators: asked.initiators,
         depth: asked.depth,
         time: Duration::from_secs(place.seconds),
-        blocks: place.size / 512,
-        kill_every: Duration::from_millis(asked.kill_every),
-        reset_every: Duration::from_millis(asked.reset_every),
-        away_max: Duration::from_secs(asked.away_max),
+        blocks: place.size.map(|size| size / 512),
+        bytes: asked.block.clone(),
+        mix: asked.mix.unwrap_or_default(),
+        kill_every: asked.kill_every,
+        reset_every: asked.reset_every,
+        away_max: Duration::from_secs(asked.tolerate_restart),
         seed: asked.seed,
         adopt: asked.adopt,
         watch: asked.watch_pid,
     };
     let report = verify::run(&options).with_context(|| format!("seed {}", asked.seed))?;
-    Ok(serde_json::to_string_pretty(&report)?)
+    let text = serde_json::to_string_pretty(&report)?;
+    if let Some(file) = &asked.json {
+        std::fs::write(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(text)
+}
+
+fn parse_time(text: &str) -> Result<Duration> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1e-3),
+        None => text
+            .strip_suffix('s')
+            .map_or((text, 1e-3), |number| (number, 1.0)),
+    };
+    let number: f64 = number.trim().parse().context("say 500ms or 2s")?;
+    Duration::try_from_secs_f64(number * unit).context("say 500ms or 2s")
+}
+
+fn parse_bytes(text: &str) -> Result<RangeInclusive<u32>> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let bytes = |text: &str| -> Result<u32> {
+        let bytes = text.parse().context("say LEAST..MOST in bytes")?;
+        anyhow::ensure!(bytes % 512 == 0, "{bytes} is not a multiple of 512");
+        Ok(bytes)
+    };
+    Ok(bytes(least)?..=bytes(most)?)
 }
 
 fn run_bench(asked: &Bench) -> Result<String> {
@@ -175,7 +213,7 @@ fn run_bench(asked: &Bench) -> Result<String> {
         rate: asked.rate,
         time: Duration::from_secs(place.seconds),
         blocks: asked.bytes / 512,
-        span: place.size / 512,
+        span: place.size.context("--size is needed")? / 512,
         write: asked.write,
         sequential: asked.sequential,
     })?;

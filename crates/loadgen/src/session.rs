@@ -12,7 +12,7 @@ use iscsi::initiator::{
     Cdb, Completion, Connection, Event, Request, Settings, TaskId, TmfFunction, TmfResponse,
 };
 use ring::{Buffer, Fd, Op, Outcome, Reactor, SendList, SharedBuffer};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits;
 
@@ -33,7 +33,12 @@ pub enum News {
     /// Logged in, for the first time or again: nothing of the old session runs any more.
     Ready,
     /// The connection is gone; what was in flight has no answer.
-    Lost(String),
+    Lost {
+        /// How it ended.
+        why: String,
+        /// Whether [`Session::kill`] ended it.
+        killed: bool,
+    },
     /// A command has ended; what it read.
     Done(Completion, Vec<u8>),
     /// A task management function was answered.
@@ -161,16 +166,36 @@ impl Session {
         }
     }
 
-    /// Ends the connection without a word (RST), as a host that crashes.
-    pub fn kill<T: 'static>(&mut self, reactor: &mut Reactor<T>, news: &mut Vec<News>) {
-        if let Some(socket) = &self.socket {
-            // Without lingering, closing sends RST; a failure only makes it a gentler end.
-            let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
+    /// Ends the connection, as a host that crashes: by an RST that overtakes what is on its way
+    /// (`abrupt`), or after what was sent. Whether there was one.
+    pub fn kill<T: 'static>(
+        &mut self,
+        reactor: &Reactor<T>,
+        abrupt: bool,
+        news: &mut Vec<News>,
+    ) -> bool {
+        let Some(socket) = &self.socket else {
+            return false;
+        };
+        if abrupt {
+            // A failure only makes it the other kind of end.
+            let _ = rustix::net::connect_unspec(socket);
         }
-        self.lose(reactor, "killed".to_owned(), news);
+        self.drop_connection(reactor, "killed".to_owned(), true, news);
+        true
     }
 
     fn lose<T: 'static>(&mut self, reactor: &Reactor<T>, why: String, news: &mut Vec<News>) {
+        self.drop_connection(reactor, why, false, news);
+    }
+
+    fn drop_connection<T: 'static>(
+        &mut self,
+        reactor: &Reactor<T>,
+        why: String,
+        killed: bool,
+        news: &mut Vec<News>,
+    ) {
         if let Some(socket) = self.socket.take() {
             // What is pending comes back by this.
             let _ = ring::op::shutdown(&socket);
@@ -182,7 +207,7 @@ impl Session {
         self.ready = false;
         self.reads.clear();
         self.retry = Some(reactor.now() + limits::RECONNECT);
-        news.push(News::Lost(why));
+        news.push(News::Lost { why, killed });
     }
 
     /// An operation of this session has ended.

@@ -1,21 +1,29 @@
 //! Mixed I/O under disturbance, with every block checked.
+//!
+//! Nothing here may hide a fault of the target. So a command that has had no answer for a second, and
+//! that nobody's reset can have ended, stops all disturbance that could end it: it is answered, or it
+//! is a hang.
 
 mod counters;
+mod mix;
+mod report;
 mod worker;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use iscsi::initiator::{ChapLogin, Digest, Settings};
-use ring::{Event, Reactor, RingError};
-use serde::Serialize;
+use ring::{Event, Reactor};
 
 use self::counters::Counters;
+pub use self::mix::Mix;
+pub use self::report::{Report, VerifyError};
 use self::worker::Worker;
+use crate::block::BYTES;
 use crate::limits;
-use crate::model::Wrong;
 use crate::session::{Destination, News, Session};
-use crate::watch::{Memory, Watch};
+use crate::watch::Watch;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -30,123 +38,46 @@ pub struct Options {
     pub chap: Option<ChapLogin>,
     /// Initiators, each with a name, a session and blocks of its own.
     pub initiators: usize,
-    /// Commands of each in flight.
+    /// Commands in flight of every third initiator; half and a quarter of that for the others.
     pub depth: usize,
     /// How long to go on.
     pub time: Duration,
-    /// Blocks of 512 bytes that the load uses, counters included.
-    pub blocks: u64,
-    /// How often a connection is killed (RST); zero: never.
+    /// Blocks of 512 bytes to use at most; none: all there are, and what is added by growing.
+    pub blocks: Option<u64>,
+    /// Bytes of one read or write.
+    pub bytes: RangeInclusive<u32>,
+    /// How often each kind of command is chosen.
+    pub mix: Mix,
+    /// How often a connection is killed; zero: never.
     pub kill_every: Duration,
     /// How often tasks are aborted or the unit reset; zero: never.
     pub reset_every: Duration,
-    /// How long the target may be away before that counts as an error.
+    /// How long the target may be away, as for a restart. Zero: a connection that we did not kill
+    /// must not be lost.
     pub away_max: Duration,
-    /// Same seed, same choices.
+    /// Same seed, same choices, as far as the order of answers allows.
     pub seed: u64,
-    /// Takes over what an earlier run with the same initiators left, instead of expecting zeros.
+    /// Takes over what an earlier run with the same number of initiators left, instead of expecting
+    /// zeros.
     pub adopt: bool,
     /// Process whose memory is sampled.
     pub watch: Option<u32>,
 }
 
-/// What went wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The options do not fit together.
-    #[error("{0}")]
-    Options(String),
-    /// The reactor cannot go on.
-    #[error("the reactor failed")]
-    Ring(#[from] RingError),
-    /// A block holds what it cannot hold.
-    #[error(transparent)]
-    Wrong(#[from] Wrong),
-    /// A counter went wrong.
-    #[error("counter {counter}: {what}")]
-    Counter {
-        /// Which.
-        counter: u64,
-        /// Expected and found.
-        what: String,
-    },
-    /// No answer.
-    #[error("initiator {initiator}: {what} has no answer after {} s", limits::HANG.as_secs())]
-    Hang {
-        /// Which.
-        initiator: u32,
-        /// What was asked.
-        what: String,
-    },
-    /// The target was away for too long.
-    #[error("initiator {initiator}: not logged in for {seconds} s; last: {last}")]
-    Away {
-        /// Which.
-        initiator: u32,
-        /// For how long.
-        seconds: u64,
-        /// Why it was lost last.
-        last: String,
-    },
-    /// The unit stays NOT READY.
-    #[error(
-        "initiator {initiator}: the unit has been NOT READY for {seconds} s (code {code:04x}h)"
-    )]
-    NotReady {
-        /// Which.
-        initiator: u32,
-        /// For how long.
-        seconds: u64,
-        /// Additional sense code and qualifier.
-        code: u16,
-    },
-    /// A command ended as it must not.
-    #[error("initiator {initiator}: {what}")]
-    Unexpected {
-        /// Which.
-        initiator: u32,
-        /// The command and its end.
-        what: String,
-    },
-}
-
-/// What was done and seen.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
-    /// Commands that ended well, by kind.
-    pub reads: u64,
-    /// See `reads`.
-    pub writes: u64,
-    /// See `reads`.
-    pub unmaps: u64,
-    /// See `reads`.
-    pub flushes: u64,
-    /// Increments by COMPARE AND WRITE that succeeded.
-    pub increments: u64,
-    /// COMPARE AND WRITE that found another value.
-    pub miscompares: u64,
-    /// Bytes of reads and writes.
-    pub bytes: u64,
-    /// Commands whose end is unknown.
-    pub unknown: u64,
-    /// BUSY and TASK SET FULL.
-    pub busy: u64,
-    /// Unit attentions.
-    pub attentions: u64,
-    /// Of these, changes of the capacity.
-    pub capacity_changes: u64,
-    /// Connections killed by us.
-    pub kills: u64,
-    /// Connections lost otherwise.
-    pub losses: u64,
-    /// Task management functions answered.
-    pub functions: u64,
-    /// Blocks verified in the last pass.
-    pub verified_blocks: u64,
-    /// Longest time from a command to its answer, in milliseconds.
-    pub slowest_ms: u128,
-    /// Memory of the process watched.
-    pub memory: Option<Memory>,
+/// What the workers share in a turn.
+#[derive(Debug)]
+struct Board {
+    now: Instant,
+    report: Report,
+    counters: Counters,
+    /// Blocks of the LUN in use, once known.
+    capacity: u64,
+    /// Somebody waits for an answer that should have come: nobody may end others' commands.
+    overdue: bool,
+    /// A function that ends everybody's commands was answered.
+    swept: bool,
+    /// No new load; everything is read once more.
+    stopping: bool,
 }
 
 /// Runs the load, then reads everything once more.
@@ -156,45 +87,30 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report, VerifyError> {
     check(options)?;
     let mut reactor: Reactor<()> = Reactor::new(&ring::Options::default())?;
-    let mut run = Run::new(options, reactor.now());
     let start = reactor.now();
+    let mut run = Run::new(options, start);
     let mut events = Vec::new();
-    let mut next_sample = start;
     loop {
-        reactor.turn(Some(Duration::from_millis(5)), &mut events)?;
-        let now = reactor.now();
+        reactor.turn(Some(limits::TURN), &mut events)?;
+        run.board.now = reactor.now();
         for event in events.drain(..) {
-            let Event::Io(completion) = event else {
-                continue;
-            };
-            let place = Session::place_of(completion.token) as usize;
-            let Some(worker) = run.workers.get_mut(place) else {
-                continue;
-            };
-            let mut news = std::mem::take(&mut worker.news);
-            worker.session.completed(
-                &mut reactor,
-                completion.token,
-                completion.outcome,
-                &mut news,
-            );
-            worker.news = news;
+            if let Event::Io(completion) = event {
+                run.completed(&mut reactor, completion);
+            }
         }
-        let stopping = now >= start + options.time;
-        if !stopping {
+        run.board.stopping = run.board.now >= start + options.time;
+        run.board.overdue = run
+            .workers
+            .iter()
+            .any(|worker| worker.is_overdue(run.board.now));
+        if !run.board.stopping {
             run.disturb(&mut reactor, options);
         }
-        if run.turn(&mut reactor, options, stopping)? {
-            break;
+        if run.turn(&mut reactor, options)? {
+            return run.end();
         }
-        if let (Some(watch), true) = (&mut run.watch, now >= next_sample) {
-            watch.sample();
-            next_sample = now + Duration::from_millis(500);
-        }
+        run.sample();
     }
-    run.counters.settle()?;
-    run.report.memory = run.watch.as_ref().and_then(Watch::memory);
-    Ok(run.report)
 }
 
 fn check(options: &Options) -> Result<(), VerifyError> {
@@ -205,11 +121,12 @@ fn check(options: &Options) -> Result<(), VerifyError> {
     if options.depth == 0 || options.depth > limits::DEPTH_MAX {
         return fail(format!("depth 1 to {}", limits::DEPTH_MAX));
     }
-    let each = options.blocks.saturating_sub(limits::COUNTERS) / options.initiators as u64;
-    if !(4096..=limits::OWNED_BLOCKS_MAX).contains(&each) {
+    let (least, most) = (*options.bytes.start(), *options.bytes.end());
+    let block = u32::try_from(BYTES).unwrap_or(u32::MAX);
+    if least < block || most > limits::TRANSFER_BYTES_MAX || least > most {
         return fail(format!(
-            "{each} blocks for each initiator; 4096 to {} are needed",
-            limits::OWNED_BLOCKS_MAX
+            "{least} to {most} bytes: {block} to {} are possible, the smaller one first",
+            limits::TRANSFER_BYTES_MAX
         ));
     }
     Ok(())
@@ -217,116 +134,147 @@ fn check(options: &Options) -> Result<(), VerifyError> {
 
 struct Run {
     workers: Vec<Worker>,
-    counters: Counters,
-    report: Report,
+    board: Board,
     watch: Option<Watch>,
     rng: fastrand::Rng,
     next_kill: Instant,
     next_reset: Instant,
+    next_sample: Instant,
 }
 
 impl Run {
     fn new(options: &Options, now: Instant) -> Self {
         let mut rng = fastrand::Rng::with_seed(options.seed);
-        let each = (options.blocks - limits::COUNTERS) / options.initiators as u64;
         let workers = (0u32..)
             .take(options.initiators)
             .map(|place| {
-                let first = limits::COUNTERS + each * u64::from(place);
                 let session = Session::new(place, destination(options, place), now);
-                let seed = rng.u64(..);
-                Worker::new(
-                    place,
-                    session,
-                    first..first + each,
-                    seed,
-                    options.adopt,
-                    now,
-                )
+                Worker::new(place, session, options, rng.u64(..), now)
             })
             .collect();
+        let board = Board {
+            now,
+            report: Report::default(),
+            counters: Counters::new(options.adopt),
+            capacity: 0,
+            overdue: false,
+            swept: false,
+            stopping: false,
+        };
         Self {
             workers,
-            counters: Counters::new(options.adopt),
-            report: Report::default(),
+            board,
             watch: options.watch.map(Watch::new),
             rng,
             next_kill: now + options.kill_every,
             next_reset: now + options.reset_every,
+            next_sample: now,
+        }
+    }
+
+    fn completed(&mut self, reactor: &mut Reactor<()>, done: ring::Completion) {
+        let place = Session::place_of(done.token) as usize;
+        if let Some(Worker { session, news, .. }) = self.workers.get_mut(place) {
+            session.completed(reactor, done.token, done.outcome, news);
         }
     }
 
     fn disturb(&mut self, reactor: &mut Reactor<()>, options: &Options) {
-        let now = reactor.now();
+        let now = self.board.now;
         if !options.kill_every.is_zero() && now >= self.next_kill {
             self.next_kill = now + options.kill_every;
-            let victim = self.rng.usize(..self.workers.len());
+            let (victim, abrupt) = (self.rng.usize(..self.workers.len()), self.rng.bool());
             let worker = &mut self.workers[victim];
-            if worker.session.is_ready() {
-                let mut news = std::mem::take(&mut worker.news);
-                worker.session.kill(reactor, &mut news);
-                worker.news = news;
-                self.report.kills += 1;
+            if !worker.is_overdue(now) && worker.session.kill(reactor, abrupt, &mut worker.news) {
+                self.board.report.kills += 1;
             }
         }
         if !options.reset_every.is_zero() && now >= self.next_reset {
             self.next_reset = now + options.reset_every;
             let place = self.rng.usize(..self.workers.len());
-            self.workers[place].reset(now);
+            self.workers[place].wants_reset = true;
         }
     }
 
     /// Whether everything is done.
-    fn turn(
-        &mut self,
-        reactor: &mut Reactor<()>,
-        options: &Options,
-        stopping: bool,
-    ) -> Result<bool, VerifyError> {
-        let now = reactor.now();
+    fn turn(&mut self, reactor: &mut Reactor<()>, options: &Options) -> Result<bool, VerifyError> {
+        let board = &mut self.board;
         let mut done = true;
         for worker in &mut self.workers {
+            worker.session.tick(reactor, &mut worker.news);
             let mut news = std::mem::take(&mut worker.news);
-            worker.session.tick(reactor, &mut news);
             for news in news.drain(..) {
-                match news {
-                    News::Lost(why) => worker.lost(&why, now, &mut self.report, &mut self.counters),
-                    News::Ready => worker.ready(now),
-                    News::Done(completion, data) => {
-                        worker.done(
-                            &completion,
-                            &data,
-                            now,
-                            &mut self.report,
-                            &mut self.counters,
-                        )?;
-                    }
-                    News::Function(task, response) => {
-                        worker.answered(task, response, &mut self.report, &mut self.counters)?;
-                    }
-                }
+                worker.hear(news, options, board)?;
             }
             worker.news = news;
-            worker.watch(now, options.away_max)?;
-            done &= worker.fill(now, options.depth, stopping, &mut self.counters);
+            worker.watch(options, board.now)?;
+            done &= worker.fill(options, board);
             worker.session.flush(reactor);
+        }
+        if std::mem::take(&mut board.swept) {
+            for worker in &mut self.workers {
+                worker.swept(board.now);
+            }
         }
         Ok(done)
     }
+
+    fn sample(&mut self) {
+        let now = self.board.now;
+        if let (Some(watch), true) = (&mut self.watch, now >= self.next_sample) {
+            watch.sample();
+            self.next_sample = now + Duration::from_millis(500);
+        }
+    }
+
+    fn end(mut self) -> Result<Report, VerifyError> {
+        self.board.counters.settle()?;
+        let mut report = self.board.report;
+        report.capacity_blocks = self.board.capacity;
+        report.memory = self.watch.as_ref().and_then(Watch::memory);
+        Ok(report)
+    }
 }
 
-/// Every second session has digests on, every third asks for R2Ts, every fourth has no immediate data.
+impl Worker {
+    fn hear(
+        &mut self,
+        news: News,
+        options: &Options,
+        board: &mut Board,
+    ) -> Result<(), VerifyError> {
+        match news {
+            News::Lost { why, killed } => self.lost(&why, killed, options, board),
+            News::Ready => {
+                self.ready();
+                Ok(())
+            }
+            News::Done(completion, data) => self.done(&completion, &data, options, board),
+            News::Function(task, response) => self.answered(task, response, board),
+        }
+    }
+}
+
+/// Every second session has digests on, every third asks for R2Ts, every fourth has no immediate data,
+/// every fifth short bursts of short segments, one at a time.
 fn destination(options: &Options, place: u32) -> Destination {
     let [.., low] = place.to_be_bytes();
     let name = format!("iqn.2026-11.local.sanctum:loadgen-{place}");
     let mut settings = Settings::new(&name, &options.target, [0x80, 0x4c, 0x47, 0, 0, low]);
     settings.chap = options.chap.clone();
+    let offer = &mut settings.offer;
     if place % 2 == 1 {
-        settings.offer.header_digest = vec![Digest::Crc32c];
-        settings.offer.data_digest = vec![Digest::Crc32c];
+        offer.header_digest = vec![Digest::Crc32c];
+        offer.data_digest = vec![Digest::Crc32c];
     }
-    settings.offer.initial_r2t = place % 3 == 2;
-    settings.offer.immediate_data = place % 4 != 3;
+    offer.initial_r2t = place % 3 == 2;
+    offer.immediate_data = place % 4 != 3;
+    if place % 5 == 4 {
+        offer.max_recv_data_segment_length = 8 * 1024;
+        offer.first_burst_length = 4 * 1024;
+        offer.max_burst_length = 64 * 1024;
+        offer.max_outstanding_r2t = 1;
+    }
     Destination {
         portal: options.portal,
         settings,

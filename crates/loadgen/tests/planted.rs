@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use loadgen::block::{self, BYTES};
-use loadgen::model::{End, Owned, Wrong};
+use loadgen::limits::{CHUNK_BLOCKS, COUNTERS};
+use loadgen::model::{End, Owned, Span, Wrong};
 
 const OWNER: u32 = 3;
-const OWNED: Range<u64> = 100..164;
+const OWNERS: u32 = 4;
+/// A disk of which the last owner has only this much.
+const OWNED_BLOCKS: u32 = 64;
 const LONGEST: u32 = 8;
 const STEPS: usize = 300;
 const SEEDS: u64 = 40;
@@ -67,15 +70,19 @@ impl Bed {
     fn new(seed: u64) -> Self {
         Self {
             disk: BTreeMap::new(),
-            owned: Owned::new(OWNER, OWNED),
+            owned: Owned::new(
+                OWNER,
+                OWNERS,
+                COUNTERS + 3 * CHUNK_BLOCKS + u64::from(OWNED_BLOCKS),
+            ),
             rng: fastrand::Rng::with_seed(seed),
         }
     }
 
-    fn content(&self, lba: u64, blocks: u32) -> Vec<u8> {
+    fn content(&self, span: Span) -> Vec<u8> {
         let zeros = [0; BYTES];
-        (lba..)
-            .take(blocks as usize)
+        (span.lba..)
+            .take(span.blocks as usize)
             .flat_map(|lba| *self.disk.get(&lba).unwrap_or(&zeros))
             .collect()
     }
@@ -86,50 +93,59 @@ impl Bed {
         }
     }
 
-    /// A free run, its length, and data for a write there with its number.
-    fn write_somewhere(&mut self) -> (u64, u32, u64, Vec<u8>) {
+    /// A free run, a number, and the data of that write there.
+    fn write_somewhere(&mut self) -> (Span, u64, Vec<u8>) {
         let blocks = self.rng.u32(1..=LONGEST);
         let offset = self.rng.u64(..self.owned.len() - u64::from(blocks));
-        let lba = self.owned.take(offset, blocks).unwrap();
+        let span = self.owned.take(offset, blocks).unwrap();
+        let (sequence, data) = self.next_data(span);
+        (span, sequence, data)
+    }
+
+    fn next_data(&mut self, span: Span) -> (u64, Vec<u8>) {
         let sequence = self.owned.next_sequence();
-        let mut data = vec![0; blocks as usize * BYTES];
-        self.owned.data(lba, sequence, &mut data);
-        (lba, blocks, sequence, data)
+        let mut data = vec![0; span.blocks as usize * BYTES];
+        self.owned.data(span.lba, sequence, &mut data);
+        (sequence, data)
+    }
+
+    fn take(&mut self, span: Span) {
+        let offset = self.owned.offset_of(span.lba);
+        assert_eq!(self.owned.take(offset, span.blocks), Some(span));
     }
 
     /// An acknowledged write, done.
-    fn write(&mut self) -> (u64, u32, Vec<u8>) {
-        let (lba, blocks, sequence, data) = self.write_somewhere();
-        self.store(lba, &data);
-        self.owned.wrote(lba, blocks, sequence, End::Good);
-        (lba, blocks, data)
+    fn write(&mut self) -> (Span, Vec<u8>) {
+        let (span, sequence, data) = self.write_somewhere();
+        self.store(span.lba, &data);
+        self.owned.wrote(span, sequence, End::Good);
+        (span, data)
     }
 
     /// An acknowledged write to a run, done.
-    fn overwrite(&mut self, lba: u64, blocks: u32) {
-        assert_eq!(self.owned.take(lba - OWNED.start, blocks), Some(lba));
-        let sequence = self.owned.next_sequence();
-        let mut data = vec![0; blocks as usize * BYTES];
-        self.owned.data(lba, sequence, &mut data);
-        self.store(lba, &data);
-        self.owned.wrote(lba, blocks, sequence, End::Good);
+    fn overwrite(&mut self, span: Span) {
+        self.take(span);
+        let (sequence, data) = self.next_data(span);
+        self.store(span.lba, &data);
+        self.owned.wrote(span, sequence, End::Good);
     }
 
-    fn read(&mut self, lba: u64, blocks: u32) -> Result<(), Wrong> {
-        assert_eq!(self.owned.take(lba - OWNED.start, blocks), Some(lba));
-        let data = self.content(lba, blocks);
-        self.owned.read(lba, &data)
+    fn read(&mut self, span: Span) -> Result<(), Wrong> {
+        self.take(span);
+        let data = self.content(span);
+        self.owned.read(span, &data)
     }
 
     fn read_all(&mut self) -> Result<(), Wrong> {
-        self.read(OWNED.start, u32::try_from(self.owned.len()).unwrap())
+        let (lba, blocks) = (self.owned.lba_of(0), OWNED_BLOCKS);
+        self.read(Span { lba, blocks })
     }
 
     /// A write without an answer: of each block the old or the new may be there.
-    fn unknown(&mut self) -> (u64, u32, Vec<u8>) {
-        let (lba, blocks, sequence, data) = self.write_somewhere();
-        self.owned.wrote(lba, blocks, sequence, End::Unknown);
-        (lba, blocks, data)
+    fn unknown(&mut self) -> (Span, Vec<u8>) {
+        let (span, sequence, data) = self.write_somewhere();
+        self.owned.wrote(span, sequence, End::Unknown);
+        (span, data)
     }
 
     /// What an honest disk does under kills and resets.
@@ -139,17 +155,17 @@ impl Bed {
                 self.write();
             }
             3 => {
-                let (lba, blocks, _, _) = self.write_somewhere();
-                self.store(lba, &vec![0; blocks as usize * BYTES]);
-                self.owned.wrote(lba, blocks, 0, End::Good);
+                let (span, _, data) = self.write_somewhere();
+                self.store(span.lba, &vec![0; data.len()]);
+                self.owned.wrote(span, 0, End::Good);
             }
             4 => {
-                let (lba, blocks, sequence, _) = self.write_somewhere();
-                self.owned.wrote(lba, blocks, sequence, End::Refused);
+                let (span, sequence, _) = self.write_somewhere();
+                self.owned.wrote(span, sequence, End::Refused);
             }
             5 | 6 => {
-                let (lba, _, data) = self.unknown();
-                for (lba, block) in (lba..).zip(data.chunks_exact(BYTES)) {
+                let (span, data) = self.unknown();
+                for (lba, block) in (span.lba..).zip(data.chunks_exact(BYTES)) {
                     if self.rng.bool() {
                         self.store(lba, block);
                     }
@@ -158,7 +174,8 @@ impl Bed {
             _ => {
                 let blocks = self.rng.u32(1..=LONGEST);
                 let offset = self.rng.u64(..self.owned.len() - u64::from(blocks));
-                self.read(OWNED.start + offset, blocks)?;
+                let lba = self.owned.lba_of(offset);
+                self.read(Span { lba, blocks })?;
             }
         }
         Ok(())
@@ -166,86 +183,83 @@ impl Bed {
 
     /// Plants a fault and returns where it must be found.
     fn plant(&mut self, fault: Fault) -> Range<u64> {
-        let (lba, blocks, data) = match fault {
-            Fault::LateAfterRead | Fault::LateAfterWrite | Fault::RefusedDone => (0, 0, Vec::new()),
-            _ => self.write(),
-        };
-        let place = lba..lba + u64::from(blocks);
         match fault {
             Fault::LostWrite => return self.end_badly(End::Good, false),
             Fault::RefusedDone => return self.end_badly(End::Refused, true),
+            Fault::LateAfterRead => return self.land_late(|bed, span| bed.read(span).unwrap()),
+            Fault::LateAfterWrite => return self.land_late(Self::overwrite),
+            _ => {}
+        }
+        let (span, data) = self.write();
+        let (first, last) = (span.lba, span.lba + u64::from(span.blocks) - 1);
+        match fault {
             Fault::LostUnmap => {
-                assert_eq!(self.owned.take(lba - OWNED.start, blocks), Some(lba));
-                self.owned.wrote(lba, blocks, 0, End::Good);
+                self.take(span);
+                self.owned.wrote(span, 0, End::Good);
             }
             Fault::TornWrite => {
-                let last = place.end - 1;
-                let half = *self.disk.get(&last).unwrap();
-                self.overwrite(lba, blocks);
+                self.overwrite(span);
                 let torn = self.disk.get_mut(&last).unwrap();
-                torn[BYTES / 2..].copy_from_slice(&half[BYTES / 2..]);
-                return last..place.end;
+                torn[BYTES / 2..].copy_from_slice(&data[data.len() - BYTES / 2..]);
+                return last..last + 1;
             }
             Fault::FlippedByte => {
                 let byte = self.rng.usize(..BYTES);
-                self.disk.get_mut(&lba).unwrap()[byte] ^= 1 << self.rng.u8(..8);
-                return lba..lba + 1;
+                self.disk.get_mut(&first).unwrap()[byte] ^= 1 << self.rng.u8(..8);
+                return first..first + 1;
             }
             Fault::MisdirectedWrite => {
-                let old = self.content(lba, blocks);
-                self.overwrite(lba, blocks);
-                let new = self.content(lba, blocks);
-                self.store(lba, &old);
+                let old = self.content(span);
+                self.overwrite(span);
+                let new = self.content(span);
+                self.store(first, &old);
                 // One block on: it may go over into what somebody else owns.
-                self.store(lba + 1, &new);
-                return lba..place.end + 1;
+                self.store(first + 1, &new);
+                return first..last + 2;
             }
             Fault::ForeignBlock => {
                 let mut foreign = [0; BYTES];
-                block::fill(&mut foreign, OWNER + 1, lba, 1);
-                self.store(lba, &foreign);
-                return lba..lba + 1;
+                block::fill(&mut foreign, OWNER + 1, first, 1);
+                self.store(first, &foreign);
+                return first..first + 1;
             }
             Fault::StaleBlock => {
-                self.overwrite(lba, blocks);
-                self.store(lba, &data[..BYTES]);
-                return lba..lba + 1;
+                self.overwrite(span);
+                self.store(first, &data[..BYTES]);
+                return first..first + 1;
             }
-            Fault::LateAfterRead => {
-                return self.land_late(|bed, lba, blocks| bed.read(lba, blocks).unwrap());
-            }
-            Fault::LateAfterWrite => return self.land_late(Self::overwrite),
             Fault::Undone => {
-                let before = self.content(lba, blocks);
-                assert_eq!(self.owned.take(lba - OWNED.start, blocks), Some(lba));
-                let sequence = self.owned.next_sequence();
-                let mut new = vec![0; data.len()];
-                self.owned.data(lba, sequence, &mut new);
-                self.owned.wrote(lba, blocks, sequence, End::Unknown);
-                self.store(lba, &new);
-                self.read(lba, blocks).unwrap();
-                self.store(lba, &before);
+                self.take(span);
+                let (sequence, new) = self.next_data(span);
+                self.owned.wrote(span, sequence, End::Unknown);
+                self.store(first, &new);
+                self.read(span).unwrap();
+                self.store(first, &data);
             }
+            Fault::LostWrite
+            | Fault::RefusedDone
+            | Fault::LateAfterRead
+            | Fault::LateAfterWrite => unreachable!("planted above"),
         }
-        place
+        first..last + 1
     }
 
     /// A write that is not what its end says.
     fn end_badly(&mut self, end: End, done: bool) -> Range<u64> {
-        let (lba, blocks, sequence, data) = self.write_somewhere();
+        let (span, sequence, data) = self.write_somewhere();
         if done {
-            self.store(lba, &data);
+            self.store(span.lba, &data);
         }
-        self.owned.wrote(lba, blocks, sequence, end);
-        lba..lba + u64::from(blocks)
+        self.owned.wrote(span, sequence, end);
+        span.lba..span.lba + u64::from(span.blocks)
     }
 
     /// An unknown write of which nothing has landed does so only after `then`.
-    fn land_late(&mut self, then: impl FnOnce(&mut Self, u64, u32)) -> Range<u64> {
-        let (lba, blocks, data) = self.unknown();
-        then(self, lba, blocks);
-        self.store(lba, &data);
-        lba..lba + u64::from(blocks)
+    fn land_late(&mut self, then: impl FnOnce(&mut Self, Span)) -> Range<u64> {
+        let (span, data) = self.unknown();
+        then(self, span);
+        self.store(span.lba, &data);
+        span.lba..span.lba + u64::from(span.blocks)
     }
 }
 
@@ -272,9 +286,8 @@ fn every_planted_fault_is_found_at_its_place() {
                 bed.honest_step().unwrap();
             }
             let place = bed.plant(fault);
-            let wrong = match bed.read_all() {
-                Ok(()) => panic!("{fault:?}, seed {seed}: not found"),
-                Err(wrong) => wrong,
+            let Err(wrong) = bed.read_all() else {
+                panic!("{fault:?}, seed {seed}: not found")
             };
             assert!(
                 place.contains(&wrong.lba),
