@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use iscsi::initiator::{ChapLogin, Secret};
 use loadgen::verify::Mix;
-use loadgen::{bench, verify};
+use loadgen::{bench, limits, verify};
 
 /// Load for an iSCSI target: verified, or measured.
 #[derive(Debug, Parser)]
@@ -97,6 +97,9 @@ struct Verify {
     /// Seconds for which the target may be away, as for a restart; 0: a connection lost is an error
     #[arg(long, alias = "away-max", default_value_t = 0, value_name = "SECONDS")]
     tolerate_restart: u64,
+    /// Seconds after which a request without an answer is a hang
+    #[arg(long, default_value_t = limits::HANG.as_secs(), value_name = "SECONDS")]
+    hang: u64,
     /// Same seed, same choices
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -168,6 +171,7 @@ fn run_verify(asked: &Verify) -> Result<String> {
         kill_every: asked.kill_every,
         reset_every: asked.reset_every,
         away_max: Duration::from_secs(asked.tolerate_restart),
+        hang: Duration::from_secs(asked.hang),
         seed: asked.seed,
         adopt: asked.adopt,
         watch: asked.watch_pid,

@@ -55,6 +55,8 @@ pub struct Options {
     /// How long the target may be away, as for a restart. Zero: a connection that we did not kill
     /// must not be lost.
     pub away_max: Duration,
+    /// A request without an answer for so long is a hang.
+    pub hang: Duration,
     /// Same seed, same choices, as far as the order of answers allows.
     pub seed: u64,
     /// Takes over what an earlier run with the same number of initiators left, instead of expecting

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ring::RingError;
 use serde::Serialize;
 
-use crate::limits::{self, ERROR_KINDS_MAX};
+use crate::limits::ERROR_KINDS_MAX;
 use crate::model::Wrong;
 use crate::watch::Memory;
 
@@ -30,12 +30,14 @@ pub enum VerifyError {
         what: String,
     },
     /// No answer.
-    #[error("initiator {initiator}: {what} has no answer after {} s", limits::HANG.as_secs())]
+    #[error("initiator {initiator}: {what} has no answer after {seconds} s")]
     Hang {
         /// Which.
         initiator: u32,
         /// What was asked.
         what: String,
+        /// For how long.
+        seconds: u64,
     },
     /// A connection ended that nobody here killed, and no restart of the target was announced.
     #[error("initiator {initiator}: the connection was lost: {why}")]

@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::mix::Choice;
 use super::{Board, Options, VerifyError};
 use crate::block::BYTES;
-use crate::limits::{self, COUNTERS, HANG, OVERDUE, SILENCE};
+use crate::limits::{self, COUNTERS, OVERDUE, SILENCE};
 use crate::model::{End, Owned, Span};
 use crate::session::{News, Session};
 use crate::{cdb, sense};
@@ -380,16 +380,21 @@ impl Worker {
     /// Bounds: no answer, target away, unit not ready.
     pub(super) fn watch(&self, options: &Options, now: Instant) -> Result<(), VerifyError> {
         let initiator = self.place;
-        let late = |since: Instant| now.saturating_duration_since(since) > HANG;
+        let seconds = options.hang.as_secs();
+        let hang = |what| VerifyError::Hang {
+            initiator,
+            what,
+            seconds,
+        };
+        let late = |since: Instant| now.saturating_duration_since(since) > options.hang;
         if let Some(abort) = self.abort.as_ref().filter(|abort| late(abort.since)) {
             let what = format!("{:?} over {} commands", abort.function, abort.covers.len());
-            return Err(VerifyError::Hang { initiator, what });
+            return Err(hang(what));
         }
         if let Some(flight) = self.flights.values().find(|flight| late(flight.since)) {
-            let what = format!("{:?}", flight.operation);
-            return Err(VerifyError::Hang { initiator, what });
+            return Err(hang(format!("{:?}", flight.operation)));
         }
-        let bound = options.away_max.max(HANG);
+        let bound = options.away_max.max(options.hang);
         let beyond = |since: Instant| {
             Some(now.saturating_duration_since(since)).filter(|passed| *passed > bound)
         };
