@@ -118,24 +118,38 @@ impl Service {
             if before.units.contains_key(&device.name) {
                 continue;
             }
-            let unit = self.open_device(&config, device).await;
-            let unit = unit.map_err(|reason| device_error(device, reason))?;
-            if let Some(reason) = unit.trouble() {
-                return Err(device_error(device, reason));
+            // What was broken before and is as it was must not stand in the way of other changes.
+            let as_before = before.config.devices.contains(device);
+            match self.open_device(&config, device).await {
+                Ok(unit) if as_before || unit.trouble().is_none() => {
+                    prepared.units.insert(device.name.clone(), unit);
+                }
+                Ok(unit) => {
+                    return Err(device_error(device, unit.trouble().unwrap_or_default()));
+                }
+                Err(reason) if as_before => {
+                    prepared.failed.insert(device.name.clone(), reason);
+                }
+                Err(reason) => return Err(device_error(device, reason)),
             }
-            prepared.units.insert(device.name.clone(), unit);
         }
         for portal in config.portals.iter().filter(|portal| portal.enabled) {
             let place = listeners::place(portal);
             if held.sockets.contains_key(&place) {
                 continue;
             }
-            let socket = listeners::bind(portal).map_err(|source| ServiceError::Listen {
-                portal: portal.name.clone(),
-                address: portal.socket_address(),
-                source,
-            })?;
-            prepared.sockets.push((place, socket));
+            match listeners::bind(portal) {
+                Ok(socket) => prepared.sockets.push((place, socket)),
+                // It was deaf before; it is tried again by itself.
+                Err(_) if before.config.portals.contains(portal) => {}
+                Err(source) => {
+                    return Err(ServiceError::Listen {
+                        portal: portal.name.clone(),
+                        address: portal.socket_address(),
+                        source,
+                    });
+                }
+            }
         }
         self.change_devices(&before, &config).await?;
         self.switch_holding(config, secrets, prepared, &mut held)
@@ -363,7 +377,7 @@ impl Service {
             unit.disk()
                 .map_or((now.blocks, now.physical_block_size), |disk| {
                     (
-                        disk.geometry().blocks,
+                        devices::blocks(disk.geometry(), device),
                         devices::physical(disk.geometry(), device),
                     )
                 });
@@ -437,6 +451,7 @@ impl Service {
         self.inner.control.barrier(work).await?;
         self.make_stable(unit).await;
         unit.set_disk(None);
+        self.note_contents_lost(unit).await;
         Ok(())
     }
 
@@ -512,11 +527,25 @@ impl Service {
             .map_err(|error| device_error(device, devices::chain(&error)))?;
         unit.set_disk(Some(Arc::clone(&disk)));
         self.change_unit(unit, |unit| {
-            let mut applied = scsi::change::resize(unit, disk.geometry().blocks);
+            let mut applied = scsi::change::resize(unit, devices::blocks(disk.geometry(), device));
             devices::adopt_features(&mut applied.unit, disk.as_ref(), device);
             applied
         })
         .await
+    }
+
+    /// A RAM disk's contents end with its being served: should it come back under its name, it is
+    /// empty and says so.
+    async fn note_contents_lost(&self, unit: &Arc<LogicalUnit>) {
+        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let mut beside = durable.beside.clone();
+        let Some(contents) = &mut beside.contents else {
+            return;
+        };
+        contents.process.push_str(" (ended)");
+        if let Err(error) = crate::control::save(durable, beside).await {
+            tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
+        }
     }
 
     /// A RAM disk's contents are this process's from now on.

@@ -142,7 +142,7 @@ fn describe(
     let identity = identity(kind, beside, exposure);
     let (block_size, blocks) = disk.map_or_else(
         || (declared_block_size(&device.backing, kind), 0),
-        |disk| (disk.geometry().block_size, disk.geometry().blocks),
+        |disk| (disk.geometry().block_size, blocks(disk.geometry(), device)),
     );
     let mut unit = Unit::new(kind, Arc::new(identity), block_size, blocks);
     if let Some(saved) = beside.mode {
@@ -174,6 +174,17 @@ pub(crate) fn adopt_features(unit: &mut Unit, disk: &dyn Disk, device: &Device) 
     unit.rotational = features.rotational;
     unit.volatile_cache = features.volatile_cache;
     unit.read_only |= features.read_only;
+}
+
+/// Size as told to initiators, in blocks: never more than the settings say, so that a file that is
+/// longer (a change was refused half-way) shows nothing that a later start would take away again.
+pub(crate) fn blocks(geometry: Geometry, device: &Device) -> u64 {
+    match &device.backing {
+        Backing::Image { size, .. } | Backing::Ram { size, .. } => geometry
+            .blocks
+            .min(size / u64::from(geometry.block_size.max(1))),
+        Backing::Block { .. } | Backing::Iso { .. } => geometry.blocks,
+    }
 }
 
 /// Physical block size as told to initiators.

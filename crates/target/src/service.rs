@@ -369,6 +369,11 @@ impl Service {
                 reason: "its medium cannot be taken out; the device is not removable".to_owned(),
             });
         }
+        if unit.is_stuck() {
+            return Err(ServiceError::Stuck {
+                what: format!("device {name}"),
+            });
+        }
         self.change_unit(&unit, |unit| scsi::change::medium(unit, Medium::Ejected))
             .await
     }

@@ -150,11 +150,10 @@ impl Shard {
             }
             self.abort(index, wait);
         }
+        // Aborted ones, too: their writes can still land.
         if work.drain {
             let on_disk = self.tasks_where(|running| {
-                of_unit(&running.unit)
-                    && matches!(running.phase, Phase::Disk(_))
-                    && !running.aborted
+                of_unit(&running.unit) && matches!(running.phase, Phase::Disk(_))
             });
             for index in on_disk {
                 self.wait_for(wait, index);
@@ -175,6 +174,22 @@ impl Shard {
         let unit = single_level(request.lun)
             .and_then(|number| self.sessions[session].find(number))
             .map(|lun| Arc::clone(&lun.unit));
+        let resets = matches!(
+            request.function,
+            TmfFunction::ClearTaskSet
+                | TmfFunction::LogicalUnitReset
+                | TmfFunction::TargetWarmReset
+                | TmfFunction::TargetColdReset
+        );
+        // Who may only read must not end what others do.
+        if resets
+            && self.sessions[session]
+                .luns
+                .iter()
+                .any(|lun| lun.read_only && concerns(lun, request))
+        {
+            return self.respond_tmf(id, tag, TmfResponse::AuthorizationFailed);
+        }
         let needs_unit = matches!(
             request.function,
             TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet | TmfFunction::LogicalUnitReset
@@ -337,5 +352,15 @@ impl Shard {
                 }
             }
         }
+    }
+}
+
+/// Whether a reset ends commands of this LUN.
+fn concerns(lun: &super::session::SessionLun, request: &Tmf) -> bool {
+    match request.function {
+        TmfFunction::ClearTaskSet | TmfFunction::LogicalUnitReset => {
+            single_level(request.lun) == Some(lun.number)
+        }
+        _ => true,
     }
 }

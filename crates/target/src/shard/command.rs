@@ -66,6 +66,8 @@ pub(super) struct Running {
     filled: usize,
     last_read: Option<SharedBuffer>,
     pass: Option<Pass>,
+    /// The initiator may only read here.
+    read_only: bool,
     /// Buffer bytes it counts for in its session's share.
     held: usize,
     /// It ends without an answer.
@@ -115,6 +117,7 @@ impl Shard {
         };
         let (task, step) = Task::begin(&scsi_command, &lun.unit.published(), &mut lun.state);
         let unit = Arc::clone(&lun.unit);
+        let read_only = lun.read_only;
         if lun.in_doubt && lun.state.is_quiet() {
             lun.in_doubt = false;
             let nexus = session.shared.nexus.clone();
@@ -147,6 +150,7 @@ impl Shard {
             filled: 0,
             last_read: None,
             pass: None,
+            read_only,
             held: 0,
             aborted: false,
             owed: false,
@@ -162,6 +166,11 @@ impl Shard {
         match step {
             Step::Receive { len } => self.start_receiving(index, len),
             Step::Disk(op) => self.admit(index, op),
+            Step::Change(_) if self.running[index].read_only => {
+                // Who may only read must not keep others from writing, either.
+                let code = scsi::sense::Code::WRITE_PROTECTED;
+                self.finish(index, &Response::error(scsi::sense::Key::DataProtect, code));
+            }
             Step::Change(change) => self.start_change(index, change),
             Step::Done(response) => self.finish(index, &response),
         }
@@ -193,12 +202,14 @@ impl Shard {
     fn take_buffer(&mut self, index: usize, len: usize) -> Option<Buffer> {
         let running = self.running.get_mut(index)?;
         let session = self.sessions.get_mut(running.session)?;
-        if session.held + len > self.share {
+        // What the pool really gives: the next power of two.
+        let size = len.next_power_of_two().max(ring::buffer::ALIGNMENT);
+        if session.held + size > self.share {
             return None;
         }
         let buffer = self.pool.take(len)?;
-        session.held += len;
-        running.held += len;
+        session.held += size;
+        running.held += size;
         Some(buffer)
     }
 

@@ -482,6 +482,15 @@ impl Shard {
                 && session.luns.iter().zip(&seen).all(|(old, new)| {
                     old.number == new.number && Arc::ptr_eq(&old.unit, &new.unit)
                 });
+        let narrowed: Vec<Arc<LogicalUnit>> = session
+            .luns
+            .iter()
+            .filter(|old| {
+                let now = seen.iter().find(|new| Arc::ptr_eq(&new.unit, &old.unit));
+                now.is_some_and(|new| new.read_only && !old.read_only)
+            })
+            .map(|old| Arc::clone(&old.unit))
+            .collect();
         session.map(seen);
         if !same {
             for lun in &mut session.luns {
@@ -489,7 +498,11 @@ impl Shard {
             }
         }
         let kept = session.units();
-        let gone = |unit: &Arc<LogicalUnit>| !kept.iter().any(|kept| Arc::ptr_eq(kept, unit));
+        // A write that was open when the right to write went must not end well later.
+        let gone = |unit: &Arc<LogicalUnit>| {
+            !kept.iter().any(|kept| Arc::ptr_eq(kept, unit))
+                || narrowed.iter().any(|narrowed| Arc::ptr_eq(narrowed, unit))
+        };
         let tasks = self
             .running
             .iter()

@@ -391,3 +391,53 @@ fn data_beyond_what_the_cdb_calls_for_is_dropped_and_the_rest_written() {
     let expected = [block(1), block(2), block(0), block(0)].concat();
     assert_eq!(a.end_of(read).1, expected);
 }
+
+#[test]
+fn who_may_only_read_changes_nothing_that_others_see() {
+    let world = World::start(HANG);
+    let mut reader = world.initiator("reader");
+    let mut writer = world.initiator("writer");
+    let mut narrower = now(&world);
+    narrower.targets[0].access = vec![rule("*:reader", Action::ReadOnly), rule("*", Action::Allow)];
+    apply(&world, &narrower).unwrap();
+    let (register, list) = reserve_out(6, 0, 0, 1, false);
+    assert_eq!(sense(&reader.run(register, Some(list), 0)).0, 7);
+    let reset = reader.function(iscsi::initiator::TmfFunction::LogicalUnitReset, None);
+    let refused = Some(iscsi::initiator::TmfResponse::AuthorizationFailed);
+    assert_eq!(reader.function_answer(reset), refused);
+    assert_eq!(writer.run(write10(0, 1), Some(block(1)), 0).status, 0);
+    assert_eq!(reader.run(read10(0, 1), None, 512).status, 0);
+}
+
+#[test]
+fn a_device_that_is_broken_does_not_block_other_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(free_port());
+    config.devices.push(Device {
+        name: "broken".to_owned(),
+        backing: Backing::Iso {
+            path: directory.path().join("missing.iso"),
+        },
+        ..ram("x", 512)
+    });
+    let world = World::start_in(directory, HANG, config);
+    let _a = world.initiator("a");
+    let mut narrower = now(&world);
+    narrower.targets[0].access.clear();
+    apply(&world, &narrower).unwrap();
+    assert!(world.service.sessions().is_empty());
+}
+
+#[test]
+fn a_ram_disk_taken_out_and_put_back_is_empty_and_says_so() {
+    let world = World::start(HANG);
+    let before = now(&world);
+    let mut without = before.clone();
+    without.targets[0].luns.clear();
+    without.devices.clear();
+    apply(&world, &without).unwrap();
+    apply(&world, &before).unwrap();
+    let mut a = Initiator::connect(world.address, "a", 1).unwrap();
+    assert_eq!(sense(&a.run(cdb(&[0]), None, 0)).0, 6);
+    assert_eq!(sense(&a.run(cdb(&[0]), None, 0)), (2, 0x3a00));
+}

@@ -212,3 +212,32 @@ fn one_session_cannot_take_the_memory_of_the_others() {
         "the share is free again"
     );
 }
+
+#[test]
+fn preempt_waits_for_writes_of_a_session_that_is_gone() {
+    let world = World::start(LONG);
+    let mut a = world.initiator("a");
+    let mut b = world.initiator("b");
+    for (initiator, key) in [(&mut a, 1), (&mut b, 2)] {
+        let (cdb, list) = reserve_out(6, 0, 0, key, false);
+        assert_eq!(initiator.run(cdb, Some(list), 0).status, 0);
+    }
+    let (reserve, list) = reserve_out(1, 5, 1, 0, false);
+    assert_eq!(a.run(reserve, Some(list), 0).status, 0);
+    stall_next_write(&world);
+    a.submit(write10(0, 1), Some(block(0xaa)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    drop(a);
+    world.wait_for("the end of the connection", || {
+        world.service.portals()[0].connections == 1
+    });
+    let (preempt, list) = reserve_out(4, 5, 2, 1, false);
+    let preempt = b.submit(preempt, Some(list), 0);
+    assert_eq!(b.run(cdb(&[0]), None, 0).status, 0);
+    assert!(
+        !b.has_answer(preempt),
+        "the dead owner's write is still on the disk"
+    );
+    world.fault.release();
+    assert_eq!(b.end_of(preempt).0.status, 0);
+}
