@@ -26,6 +26,8 @@ enum LeftOut {
     OneTurn,
     /// A shard answers a barrier while commands checked earlier are on the disk.
     Drain,
+    /// Commands whose session is gone, but which are on the disk, are not waited for.
+    DrainAborted,
     /// The barrier is sent before the new state is published.
     PublishFirst,
     /// The control plane answers without waiting for the second shard.
@@ -42,6 +44,8 @@ enum Task {
     /// Looked at, to be started in a later turn (only where that rule is left out).
     Chosen,
     OnDisk,
+    /// Its session is gone or it was aborted; its I/O goes on.
+    Aborted,
     Over,
 }
 
@@ -77,6 +81,7 @@ enum Action {
     Data(usize, usize),
     Grant(usize, usize),
     Start(usize, usize),
+    Abort(usize, usize),
     Finish(usize, usize),
 }
 
@@ -132,12 +137,15 @@ impl Model for Protocol {
                 actions.push(Action::Reply(s));
             }
             for (t, task) in shard.tasks.iter().enumerate() {
+                if *task == Task::OnDisk {
+                    actions.push(Action::Abort(s, t));
+                }
                 actions.extend(match task {
                     Task::Unborn => Some(Action::Arrive(s, t)),
                     Task::Receiving => Some(Action::Data(s, t)),
                     Task::Queued => Some(Action::Grant(s, t)),
                     Task::Chosen => Some(Action::Start(s, t)),
-                    Task::OnDisk => Some(Action::Finish(s, t)),
+                    Task::OnDisk | Task::Aborted => Some(Action::Finish(s, t)),
                     Task::Over => None,
                 });
             }
@@ -160,7 +168,11 @@ impl Model for Protocol {
                 let drain = self.has(LeftOut::Drain);
                 let shard = &mut state.shards[s];
                 shard.mail = false;
-                shard.owed = Some(shard.tasks.map(|task| drain && task == Task::OnDisk));
+                shard.owed = Some(shard.tasks.map(|task| match task {
+                    Task::OnDisk => drain,
+                    Task::Aborted => drain && self.has(LeftOut::DrainAborted),
+                    _ => false,
+                }));
             }
             Action::Reply(s) => state.shards[s].answered = true,
             // The first check, at arrival.
@@ -190,6 +202,7 @@ impl Model for Protocol {
                 state.broken |= state.done;
                 state.shards[s].tasks[t] = Task::OnDisk;
             }
+            Action::Abort(s, t) => state.shards[s].tasks[t] = Task::Aborted,
             Action::Finish(s, t) => {
                 let shard = &mut state.shards[s];
                 shard.tasks[t] = Task::Over;
@@ -210,7 +223,9 @@ impl Model for Protocol {
             Property::always(
                 "nothing fenced is on the disk after the answer",
                 |_, state: &State| {
-                    let on_disk = |shard: &Shard| shard.tasks.contains(&Task::OnDisk);
+                    let on_disk = |shard: &Shard| {
+                        shard.tasks.contains(&Task::OnDisk) || shard.tasks.contains(&Task::Aborted)
+                    };
                     !(state.done && state.shards.iter().any(on_disk))
                 },
             ),
@@ -259,6 +274,7 @@ fn each_rule_is_needed() {
         LeftOut::CheckAfterGate,
         LeftOut::OneTurn,
         LeftOut::Drain,
+        LeftOut::DrainAborted,
         LeftOut::PublishFirst,
         LeftOut::AllShards,
     ] {
