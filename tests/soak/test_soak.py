@@ -1,7 +1,8 @@
 """Eight initiators on one LUN with mixed I/O while connections die, tasks are aborted and the LUN grows (acceptance 5).
 
-`loadgen` checks every block: owner, place, sequence, checksum. This side grows the device, watches memory, and looks
-at the LUN with the other initiator. `SANCTUM_SOAK_SECONDS` says how long; a minute unless told otherwise.
+`loadgen` checks every block: owner, place, sequence, checksum; every increment by COMPARE AND WRITE; and that every
+command has its answer. This side grows or kills the target, watches memory, and looks at the LUN with the other
+initiator. `SANCTUM_SOAK_SECONDS` says how long; a minute unless told otherwise.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
+import time
+from typing import Any
 
 from harness import wait
-from harness.model import MIB
+from harness.model import MIB, Target
 from harness.runner import Context, case, expect, expect_equal
+from harness.sanctum import SanctumServer
 from initiator import scsi
 from initiator.session import Session
 from wire.support import calm, disk, log_in, resident, sanctum
@@ -23,83 +26,109 @@ _SECONDS = int(os.environ.get("SANCTUM_SOAK_SECONDS", "60"))
 _SIZE = 64 * MIB
 #: Memory may settle during the first part; after that it must stay where it is.
 _GROWTH_MAX_KIB = 16 * 1024
+_WORDS = ("reads", "writes", "unmaps", "increments", "kills", "losses", "functions", "unknown", "verified_blocks", "slowest_ms")
 
 
-def loadgen_command(programs: Path, portal: str, target: str, seconds: int, pid: int) -> list[str]:
-    """All spelling of loadgen's command line."""
-    words = [
-        str(programs / "loadgen"), "verify", "--portal", portal, "--target", target, "--lun", "1", "--initiators", "8", "--depth", "16",
-        "--seconds", str(seconds), "--kill-every", "500", "--reset-every", "1000", "--watch-pid", str(pid), "--size", str(_SIZE),
-    ]  # fmt: skip
-    return words
+class Load:
+    """A running loadgen; all spelling of its command line is here."""
+
+    def __init__(self, context: Context, target: Target, seconds: int, *more: str) -> None:
+        server = sanctum(context)
+        self.log = context.directory / "loadgen.log"
+        words = [
+            "verify", "--portal", f"{server.host}:{server.port}", "--target", target.name, "--lun", "1", "--initiators", "8",
+            "--depth", "16", "--seconds", str(seconds), "--kill-every", "500ms", "--reset-every", "1s", *more,
+        ]  # fmt: skip
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen([server.programs / "loadgen", *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        context.cleanup.callback(self._stop)
+        self.logged_in(server, target)
+
+    def logged_in(self, server: SanctumServer, target: Target) -> None:
+        """Waits until every initiator is there, or has come back."""
+
+        def sessions() -> bool:
+            open_now = [entry for entry in server.cli.sessions() if entry["target"] == target.name]
+            return self.running() and len(open_now) >= 8
+
+        wait.until("eight sessions", sessions, 30)
+
+    def running(self) -> bool:
+        """Whether it has not ended; fails when it has ended badly."""
+        code = self.process.poll()
+        assert code in (None, 0), f"loadgen ended with {code}:\n{self.log.read_text(errors='replace')[-3000:]}"
+        return code is None
+
+    def ended(self, seconds: float) -> None:
+        """Waits for its end."""
+        wait.until("loadgen's end", lambda: not self.running(), seconds, step=0.2)
+
+    def report(self) -> dict[str, Any]:
+        """What it told in the end."""
+        expect(not self.running(), "it has ended")
+        return dict(json.loads(self.log.read_text()))
+
+    def _stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(10)
 
 
 def _capacity(session: Session) -> int:
-    data = session.run(scsi.read_capacity16(), expect_in=32).good().data
-    return (int.from_bytes(data[:8], "big") + 1) * int.from_bytes(data[8:12], "big")
+    """The size, whatever resets happen meanwhile."""
+    for _ in range(20):
+        calm(session)
+        result = session.run(scsi.read_capacity16(), expect_in=32)
+        if result.status == scsi.GOOD:
+            return (int.from_bytes(result.data[:8], "big") + 1) * int.from_bytes(result.data[8:12], "big")
+    raise AssertionError("no READ CAPACITY without an attention")
+
+
+def _note(context: Context, report: dict[str, Any], rest: str) -> None:
+    context.note(f"{rest}: " + ", ".join(f"{report[word]} {word}" for word in _WORDS))
 
 
 @case(seconds=_SECONDS + 120, needs=("sanctum",))
 def test_soak(context: Context) -> None:
-    """No hang, no wrong byte, memory flat; the grow in the middle is seen by everybody."""
+    """No hang, no wrong byte, memory flat; the grow at half time is seen by everybody, and the new part used."""
     server = sanctum(context)
     target = disk(context, stem="soak", size=_SIZE)
-    log = context.directory / "loadgen.log"
-    portal = f"{server.host}:{server.port}"
-    command = loadgen_command(server.programs, portal, target.name, _SECONDS, server.pid())
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-    context.cleanup.callback(_end, process)
+    load = Load(context, target, _SECONDS, "--watch-pid", str(server.pid()))
+    samples: list[int] = []
+    begin = time.monotonic()
 
-    def running() -> None:
-        code = process.poll()
-        assert code in (None, 0), f"loadgen ended with {code}:\n{log.read_text(errors='replace')[-3000:]}"
+    def sample() -> bool:
+        samples.append(resident(server.pid()))
+        return load.running()
 
-    def sessions() -> bool:
-        running()
-        return len([entry for entry in server.cli.sessions() if entry["target"] == target.name]) >= 8
-
-    wait.until("eight sessions", sessions, 30)
+    wait.until("half time", lambda: sample() and time.monotonic() - begin > _SECONDS / 2, _SECONDS / 2 + 30, step=0.5)
+    settled = max(samples)
     watcher = log_in(context, target)
     server.grow(target.name, target.luns[0].device.name, 2 * _SIZE)
-    calm(watcher)
     expect_equal(_capacity(watcher), 2 * _SIZE, "size after growing")
-    settled = 0
-    samples = []
-    deadline = _SECONDS + 60
-    third = _SECONDS / 3
-
-    def ended() -> bool:
-        nonlocal settled
-        running()
-        samples.append(resident(server.pid()))
-        if settled == 0 and len(samples) * 0.5 > third:
-            settled = max(samples)
-        return process.poll() is not None
-
-    wait.until("loadgen's end", ended, deadline, step=0.5)
-    expect_equal(process.returncode, 0, "loadgen's exit code")
-    grown = samples[-1] - settled
-    expect(grown < _GROWTH_MAX_KIB, f"memory grew by {grown} KiB after it had settled at {settled}")
-    report = json.loads(log.read_text())
+    wait.until("loadgen's end", lambda: not sample(), _SECONDS / 2 + 60, step=0.5)
+    report = load.report()
     expect(report["kills"] > 0 and report["functions"] > 0, "the load was disturbed")
     expect(report["capacity_changes"] > 0, "the grow was noticed")
-    words = (
-        "reads",
-        "writes",
-        "unmaps",
-        "increments",
-        "kills",
-        "functions",
-        "unknown",
-        "verified_blocks",
-        "slowest_ms",
-    )
-    figures = ", ".join(f"{report[word]} {word}" for word in words)
-    context.note(f"{_SECONDS} s, {samples[-1] // 1024} MiB resident: {figures}")
+    expect_equal(report["capacity_blocks"] * 512, 2 * _SIZE, "bytes used in the end")
+    expect(report["verified_blocks"] > 0.9 * report["capacity_blocks"], "everything was read in the end")
+    grown = samples[-1] - settled
+    expect(grown < _GROWTH_MAX_KIB, f"memory grew by {grown} KiB after it had settled at {settled}")
+    _note(context, report, f"{_SECONDS} s, {settled // 1024} MiB resident, then {samples[-1] // 1024}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
+@case(seconds=180, needs=("sanctum",))
+def test_kill_9_under_load(context: Context) -> None:
+    """Under kill -9 and restart nothing acknowledged is lost, whatever the cache mode (the host stays up)."""
+    server = sanctum(context)
+    for mode in ("none", "write-back"):
+        target = disk(context, stem=f"kill-{mode}", size=_SIZE, cache=mode)
+        load = Load(context, target, 12, "--tolerate-restart", "30")
+        for _ in range(3):
+            load.logged_in(server, target)
+            server.kill()
+            server.restart()
+        load.ended(60)
+        report = load.report()
+        expect(report["losses"] >= 8, f"the target was away: {report['losses']} connections lost")
+        _note(context, report, mode)
