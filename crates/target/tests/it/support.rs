@@ -5,7 +5,7 @@
     reason = "the initiators of these tests live on the system's clock"
 )]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
@@ -159,7 +159,7 @@ impl World {
     }
 
     /// Waits until a condition holds.
-    pub(crate) fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
+    pub(crate) fn wait_for(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let until = Instant::now() + HANG;
         while !condition() {
             assert!(Instant::now() < until, "{what} did not come");
@@ -242,6 +242,7 @@ pub(crate) struct Initiator {
     data: std::collections::HashMap<TaskId, Vec<u8>>,
     answers: Vec<(TaskId, Answer)>,
     login: Option<Result<(), String>>,
+    closed: bool,
 }
 
 impl Initiator {
@@ -272,6 +273,7 @@ impl Initiator {
             data: std::collections::HashMap::new(),
             answers: Vec::new(),
             login: None,
+            closed: false,
         };
         let mut out = Wire::default();
         initiator.engine.start(&mut out);
@@ -343,6 +345,12 @@ impl Initiator {
         self.answers.iter().any(|(id, _)| *id == task)
     }
 
+    /// Whether the target has closed the connection; looks once at what came in.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.look();
+        self.closed
+    }
+
     pub(crate) fn poll_login(&mut self) -> bool {
         self.look();
         self.login.is_some()
@@ -361,11 +369,18 @@ impl Initiator {
         let mut bytes = [0; 65536];
         match self.stream.read(&mut bytes) {
             Ok(0) => {
+                self.closed = true;
                 self.login
                     .get_or_insert_with(|| Err("connection closed".to_owned()));
             }
             Ok(count) => self.input.extend_from_slice(&bytes[..count]),
-            Err(_) => return,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return;
+            }
+            Err(_) => {
+                self.closed = true;
+                return;
+            }
         }
         let input = std::mem::take(&mut self.input);
         let mut rest = input.as_slice();
