@@ -138,15 +138,31 @@ impl Admin {
         what: String,
         edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send + 'static,
     ) -> Result<Changed<T>, Problem> {
-        self.in_turn(by, what, |admin| {
-            let mut document = admin.current()?.document.clone();
-            let value = edit(&mut document)?;
-            let plan = admin
-                .store()
-                .propose(document, &|document| admin.check(document));
-            Ok((plan.map_err(|error| trouble::propose(&error))?, value))
+        self.alone(move |admin| async move { Box::pin(admin.edit_alone(&by, &what, edit)).await })
+            .await
+    }
+
+    /// As [`Admin::edit`], for work that runs within [`Admin::alone`] already.
+    pub(crate) async fn edit_alone<T: Send + 'static>(
+        &self,
+        by: &By,
+        what: &str,
+        edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send,
+    ) -> Result<Changed<T>, Problem> {
+        self.expected(by)?;
+        let mut document = self.current()?.document.clone();
+        let value = edit(&mut document)?;
+        let plan = self
+            .store()
+            .propose(document, &|document| self.check(document))
+            .map_err(|error| trouble::propose(&error))?;
+        let (generation, diff, notes) = Box::pin(self.change(by, what, plan)).await?;
+        Ok(Changed {
+            generation,
+            diff,
+            notes,
+            value,
         })
-        .await
     }
 
     /// Makes a plan be in force.

@@ -25,56 +25,67 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<AccountView>>
 }
 
 /// The secret is kept first: an account whose secret is missing is never in force. When the change
-/// fails, the secret goes again.
+/// fails, the secret goes again, unless an account that is in force names it.
 pub(super) async fn add(
     State(admin): State<Admin>,
     by: By,
     Body(NewAccount { user, secret }): Body<NewAccount>,
 ) -> Answer<SecretStored> {
-    let document = &admin.current()?.document;
-    if document
-        .iscsi
-        .accounts
-        .iter()
-        .any(|account| account.user == user)
-    {
-        return Err(exists(&user).into());
-    }
-    let name = free_name(document, &user, |name| admin.has_secret(name));
     let generated = secret.is_none();
-    let advice = admin
-        .keep_secret(name.clone(), secret.as_ref().map(handed_in))
-        .await?;
-    let account = ChapAccount {
-        user: user.clone(),
-        secret: name.clone(),
-    };
-    let changed = admin.edit(by, format!("add CHAP account {user}"), |document| {
-        if document
-            .iscsi
-            .accounts
-            .iter()
-            .any(|other| other.user == account.user)
-        {
-            return Err(exists(&account.user));
-        }
-        document.iscsi.accounts.push(account);
-        Ok(())
-    });
-    match changed.await {
-        Ok(changed) => Ok(Json(SecretStored {
-            secret: name,
-            file: admin.secrets_path(),
-            generated,
-            advice,
-            generation: changed.generation,
-        })),
-        Err(problem) => {
-            if let Err(problem) = admin.forget_secret(name).await {
-                tracing::warn!(problem = %problem, "a secret without an account stays");
+    let stored = admin.alone(move |admin| async move {
+        let name = {
+            let document = &admin.current()?.document;
+            if document
+                .iscsi
+                .accounts
+                .iter()
+                .any(|account| account.user == user)
+            {
+                return Err(exists(&user));
             }
-            Err(problem.into())
+            free_name(document, &user, |name| admin.has_secret(name))
+        };
+        let advice = admin
+            .keep_secret(name.clone(), secret.as_ref().map(handed_in))
+            .await?;
+        let account = ChapAccount {
+            user: user.clone(),
+            secret: name.clone(),
+        };
+        let what = format!("add CHAP account {user}");
+        let changed = admin.edit_alone(&by, &what, |document| {
+            document.iscsi.accounts.push(account);
+            Ok(())
+        });
+        match Box::pin(changed).await {
+            Ok(changed) => Ok(SecretStored {
+                secret: name,
+                file: admin.secrets_path(),
+                generated,
+                advice,
+                generation: changed.generation,
+            }),
+            Err(problem) => {
+                forget_unused(&admin, name).await;
+                Err(problem)
+            }
         }
+    });
+    Ok(Json(stored.await?))
+}
+
+/// Takes a secret away that nothing in force names. A change can hold although it ended with a
+/// problem (something it had to wait for did not end in time).
+async fn forget_unused(admin: &Admin, name: String) {
+    let used = admin.current().map_or(true, |current| {
+        let accounts = &current.document.iscsi.accounts;
+        accounts.iter().any(|account| account.secret == name)
+    });
+    if used {
+        return;
+    }
+    if let Err(problem) = admin.forget_secret(name).await {
+        tracing::warn!(problem = %problem, "a secret without an account stays");
     }
 }
 
@@ -93,6 +104,10 @@ pub(super) async fn set_secret(
             .keep_secret(name.clone(), secret.as_ref().map(handed_in))
             .await?;
         if let Err(problem) = admin.apply_secrets().await {
+            // It holds, though something that it had to wait for did not end in time.
+            if problem.code == Code::TimedOut {
+                return Err(problem);
+            }
             match before {
                 Some(before) => drop(admin.keep_secret(name, Some(before)).await?),
                 None => admin.forget_secret(name).await?,

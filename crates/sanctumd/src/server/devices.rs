@@ -120,6 +120,7 @@ pub(super) async fn add(
             .await;
         if changed.is_err()
             && let Some(Backing::Image { path, .. }) = made
+            && !in_force(&admin, &path)
         {
             remove_made(&path);
         }
@@ -154,6 +155,17 @@ async fn make(running: Running, image: (PathBuf, u64, Provisioning)) -> Option<R
             None
         }
     }
+}
+
+/// Whether the settings in force name this file: a change can hold although it ended with a problem
+/// (something it had to wait for did not end in time). When that cannot be told, it may be.
+fn in_force(admin: &Admin, path: &Path) -> bool {
+    admin.current().map_or(true, |current| {
+        let devices = &current.document.iscsi.devices;
+        devices
+            .iter()
+            .any(|device| device.backing.path() == Some(path))
+    })
 }
 
 fn remove_made(path: &Path) {
