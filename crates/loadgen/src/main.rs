@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use iscsi::initiator::{ChapLogin, Secret};
 use loadgen::verify::Mix;
 use loadgen::{bench, limits, verify};
@@ -126,7 +126,7 @@ struct Bench {
     depth: usize,
     /// Commands a second over all sessions; as many as the depth allows when absent
     #[arg(long)]
-    rate: Option<u64>,
+    rate: Option<u32>,
     /// Bytes of a command
     #[arg(long, default_value_t = 4096)]
     bytes: u32,
@@ -136,6 +136,15 @@ struct Bench {
     /// One after the other instead of at random
     #[arg(long)]
     sequential: bool,
+    /// How to print the figures
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Table,
+    Json,
 }
 
 fn main() -> ExitCode {
@@ -216,10 +225,13 @@ fn run_bench(asked: &Bench) -> Result<String> {
         depth: asked.depth,
         rate: asked.rate,
         time: Duration::from_secs(place.seconds),
-        blocks: asked.bytes / 512,
-        span: place.size.context("--size is needed")? / 512,
+        bytes: asked.bytes,
+        span: place.size,
         write: asked.write,
         sequential: asked.sequential,
     })?;
-    Ok(serde_json::to_string_pretty(&figures)?)
+    Ok(match asked.output {
+        Output::Table => figures.to_string(),
+        Output::Json => serde_json::to_string_pretty(&figures)?,
+    })
 }

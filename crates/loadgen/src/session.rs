@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use iscsi::initiator::{
-    Cdb, Completion, Connection, Event, Request, Settings, TaskId, TmfFunction, TmfResponse,
+    Cdb, Completion, Connection, Digest, Event, Request, Settings, TaskId, TmfFunction, TmfResponse,
 };
 use ring::{Buffer, Fd, Op, Outcome, Reactor, SendList, SharedBuffer};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -31,7 +31,10 @@ pub struct Destination {
 #[derive(Debug)]
 pub enum News {
     /// Logged in, for the first time or again: nothing of the old session runs any more.
-    Ready,
+    Ready {
+        /// Whether data carry digests.
+        digests: bool,
+    },
     /// The connection is gone; what was in flight has no answer.
     Lost {
         /// How it ended.
@@ -289,7 +292,8 @@ impl Session {
                 None => return Ok(()),
                 Some(Event::LoggedIn { .. }) => {
                     self.ready = true;
-                    news.push(News::Ready);
+                    let digests = engine.negotiated().data_digest == Digest::Crc32c;
+                    news.push(News::Ready { digests });
                 }
                 Some(Event::LoginFailed { status, code, .. }) => {
                     return Err(format!("login refused: {status:?} ({code:#06x})"));

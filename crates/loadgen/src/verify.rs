@@ -247,8 +247,10 @@ impl Worker {
     ) -> Result<(), VerifyError> {
         match news {
             News::Lost { why, killed } => self.lost(&why, killed, options, board),
-            News::Ready => {
+            News::Ready { digests } => {
                 self.ready();
+                board.report.logins += 1;
+                board.report.logins_with_digests += u64::from(digests);
                 Ok(())
             }
             News::Done(completion, data) => self.done(&completion, &data, options, board),
@@ -257,7 +259,7 @@ impl Worker {
     }
 }
 
-/// Every second session has digests on, every third asks for R2Ts, every fourth has no immediate data,
+/// Every second session has digests on where the target has them, every third asks for R2Ts, every fourth has no immediate data,
 /// every fifth short bursts of short segments, one at a time.
 fn destination(options: &Options, place: u32) -> Destination {
     let [.., low] = place.to_be_bytes();
@@ -266,8 +268,8 @@ fn destination(options: &Options, place: u32) -> Destination {
     settings.chap = options.chap.clone();
     let offer = &mut settings.offer;
     if place % 2 == 1 {
-        offer.header_digest = vec![Digest::Crc32c];
-        offer.data_digest = vec![Digest::Crc32c];
+        offer.header_digest = vec![Digest::Crc32c, Digest::None];
+        offer.data_digest = vec![Digest::Crc32c, Digest::None];
     }
     offer.initial_r2t = place % 3 == 2;
     offer.immediate_data = place % 4 != 3;

@@ -280,6 +280,7 @@ fn an_honest_disk_has_nothing_to_tell() {
     assert!(report.increments > 0 && report.flushes > 0, "{report:?}");
     assert!(report.kills > 5 && report.functions > 5, "{report:?}");
     assert!(report.unknown > 0 && report.attentions > 0, "{report:?}");
+    assert!(report.logins_with_digests > 0 && report.logins > report.logins_with_digests);
     assert_eq!(report.losses, 0);
     let owned = report.capacity_blocks - loadgen::limits::COUNTERS;
     assert!(report.verified_blocks >= owned, "{report:?}");

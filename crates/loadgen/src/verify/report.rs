@@ -108,6 +108,10 @@ pub struct Report {
     pub capacity_changes: u64,
     /// Ends other than GOOD, by kind.
     pub errors: BTreeMap<String, u64>,
+    /// Logins, the first ones and those after a loss.
+    pub logins: u64,
+    /// Of these, those with digests over data.
+    pub logins_with_digests: u64,
     /// Connections killed by us.
     pub kills: u64,
     /// Connections lost otherwise.
