@@ -96,7 +96,18 @@ struct Opened {
     events: events::Store,
 }
 
+/// Each connection is a descriptor: takes as many as the system allows this process.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
 async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Problem> {
+    raise_descriptor_limit();
     let mut signals = Signals::catch()?;
     let events = opened.events.clone();
     let (sender, receiver) = mpsc::channel(limits::NOTICES_WAITING);

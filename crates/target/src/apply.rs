@@ -294,9 +294,18 @@ impl Service {
                 overdue = Some(device.name.clone());
             }
         }
+        // All at once: a session that does not end must not keep another one's access alive.
+        let mut following = tokio::task::JoinSet::new();
         for session in self.shared().registry.all() {
-            if self.follow(&after, &session).await.is_err() {
-                overdue = Some(session.nexus.initiator.to_string());
+            let (service, after) = (self.clone(), Arc::clone(&after));
+            following.spawn(async move {
+                let followed = service.follow(&after, &session).await;
+                followed.map_err(|Overdue| session.nexus.initiator.to_string())
+            });
+        }
+        while let Some(followed) = following.join_next().await {
+            if let Ok(Err(initiator)) = followed {
+                overdue = Some(initiator);
             }
         }
         for (name, unit) in &before.units {
