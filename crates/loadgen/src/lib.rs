@@ -5,7 +5,7 @@
 //!   ([`block`]), against what the target acknowledged ([`model`]). Blocks shared by all initiators
 //!   are counters that only COMPARE AND WRITE changes: no increment may be lost. A command that has
 //!   no answer, and that nobody's reset can have ended, is a hang.
-//! * [`bench`] measures: closed loop (a depth is kept) and open loop (a rate is kept; latency counts
+//! * [`mod@bench`] measures: closed loop (a depth is kept) and open loop (a rate is kept; latency counts
 //!   from the moment a command was due, so that a slow target cannot hide by slowing its client).
 //!
 //! Not here: several connections a session, several LUNs, blocks of other sizes than 512 bytes, reads
