@@ -109,10 +109,10 @@ fn identification(out: &mut Writer, unit: &Unit, nexus: &Nexus) {
     name(out, TARGET_DEVICE, &identity.target);
 }
 
-/// 86h: head of queue, ordered and simple tasks; V_SUP where there is a volatile cache.
+/// 86h: simple tasks only, since no order among tasks is kept; V_SUP where there is a volatile cache.
 fn extended(out: &mut Writer, unit: &Unit) {
     out.u8(0)
-        .u8(0x07)
+        .u8(0x01)
         .u8(u8::from(unit.volatile_cache))
         .pad_to(LONG);
 }

@@ -146,7 +146,7 @@ fn other_pages_say_what_the_unit_does() {
     );
     assert_eq!(
         host.send(&a(), &inquiry(Some(0x86), 255)).good()[4..8],
-        [0, 7, 0, 0]
+        [0, 1, 0, 0]
     );
     host.unit.volatile_cache = true;
     host.unit.thin = false;
