@@ -216,8 +216,22 @@ fn print(report: &Report, programs: &Path, directory: &Path, started: bool) {
     println!("\nNext:");
     println!("  export SANCTUM_SOCKET={}", report.socket.display());
     println!("  {} target list", sanctum.display());
-    println!("  iscsi-ls -s iscsi://{portal}");
+    println!("  {}", list_luns(report, &portal));
     println!("\n`cargo xtask down` stops it.");
+}
+
+/// The command that lists LUNs: libiscsi's, with the secret taken from its file, not shown.
+fn list_luns(report: &Report, portal: &str) -> String {
+    let Some(user) = &report.user else {
+        return format!("iscsi-ls -s iscsi://{portal}");
+    };
+    let secret = format!(
+        "$(sed -n 's/^\"{user}\" = \"\\(.*\\)\"$/\\1/p' '{}')",
+        report.secrets_file.display()
+    );
+    format!(
+        "LIBISCSI_CHAP_USERNAME={user} LIBISCSI_CHAP_PASSWORD=\"{secret}\" iscsi-ls -s iscsi://{portal}"
+    )
 }
 
 impl Down {
