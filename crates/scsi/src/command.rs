@@ -315,7 +315,7 @@ impl Response {
 pub enum Footprint {
     /// Changes nothing.
     None,
-    /// Writes; may overlap other writes, never an exclusive one.
+    /// Reads and writes; may overlap each other, never an exclusive one.
     Shared(Vec<(u64, u64)>),
     /// Reads and writes in one (COMPARE AND WRITE, ORWRITE, WRITE ATOMIC): overlaps nothing.
     Exclusive(u64, u64),

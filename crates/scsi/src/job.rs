@@ -118,7 +118,8 @@ impl Job {
         }
     }
 
-    /// Blocks it will change.
+    /// Blocks it will change, or must not see half-changed: a read through the page cache beside a
+    /// COMPARE AND WRITE could find a block torn.
     pub(crate) fn footprint(&self) -> Footprint {
         let shared = |(lba, blocks)| match blocks {
             0 => Footprint::None,
@@ -129,6 +130,8 @@ impl Job {
             _ => Footprint::Exclusive(lba, blocks),
         };
         match self {
+            Self::Read(job) => shared(job.range()),
+            Self::Verify(job) => shared(job.range()),
             Self::Write(job) => shared(job.range()),
             Self::Same(job) => shared(job.range()),
             Self::Unmap(job) => job.footprint(),
