@@ -8,6 +8,7 @@ runs under an alarm, so that nothing can hang the run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import time
@@ -115,17 +116,19 @@ def _verdict(entry: Case, context: Context) -> tuple[str, str]:
     missing = entry.needs - context.server.abilities
     if missing:
         return "skipped", f"{context.server.kind} lacks {', '.join(sorted(missing))}"
-    try:
-        with bounded(entry.seconds):
-            try:
-                entry.function(context)
-            finally:
-                context.cleanup.close()
-    except Skip as reason:
-        return "skipped", str(reason)
-    except (Exception, Overran):
-        return "failed", traceback.format_exc()
-    return "passed", ""
+    verdict, text = "passed", ""
+    # The clean-up's own failure is told beside the case's, never in its place.
+    for step in (context.server.ensure_running, functools.partial(entry.function, context), context.cleanup.close):
+        if verdict != "passed" and step != context.cleanup.close:
+            continue
+        try:
+            with bounded(entry.seconds):
+                step()
+        except Skip as reason:
+            verdict, text = "skipped", str(reason)
+        except (Exception, Overran):
+            verdict, text = "failed", text + traceback.format_exc()
+    return verdict, text
 
 
 def run_module(module: str, server: Server, directory: Path, only: str | None = None) -> Tally:
@@ -139,7 +142,6 @@ def run_module(module: str, server: Server, directory: Path, only: str | None = 
         place.mkdir(parents=True, exist_ok=True)
         context = Context(server, place, contextlib.ExitStack())
         begin = time.monotonic()
-        server.ensure_running()
         verdict, text = _verdict(entry, context)
         took = time.monotonic() - begin
         notes = f"  [{'; '.join(context.notes)}]" if context.notes else ""

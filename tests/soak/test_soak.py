@@ -26,7 +26,18 @@ _SECONDS = int(os.environ.get("SANCTUM_SOAK_SECONDS", "60"))
 _SIZE = 64 * MIB
 #: Memory may settle during the first part; after that it must stay where it is.
 _GROWTH_MAX_KIB = 16 * 1024
-_WORDS = ("reads", "writes", "unmaps", "increments", "kills", "losses", "functions", "unknown", "verified_blocks", "slowest_ms")
+_WORDS = (
+    "reads",
+    "writes",
+    "unmaps",
+    "increments",
+    "kills",
+    "losses",
+    "functions",
+    "unknown",
+    "verified_blocks",
+    "slowest_ms",
+)
 
 
 class Load:
@@ -40,7 +51,9 @@ class Load:
             "--depth", "16", "--seconds", str(seconds), "--kill-every", "500ms", "--reset-every", "1s", *more,
         ]  # fmt: skip
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen([server.programs / "loadgen", *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            self.process = subprocess.Popen(
+                [server.programs / "loadgen", *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
         context.cleanup.callback(self._stop)
         self.logged_in(server, target)
 
