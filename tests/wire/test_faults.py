@@ -208,39 +208,6 @@ def test_settings_survive_kill_at_any_moment(context: Context) -> None:
 
 
 @case(seconds=60, needs=("sanctum",))
-def test_full_disk_under_a_thin_lun(context: Context) -> None:
-    """No space: the write fails with 27/07, earlier data is whole, freed space is used again, the rest serves."""
-    place = context.directory / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], check=True, timeout=20)
-    context.cleanup.callback(subprocess.run, ["umount", "-l", str(place)], check=False, timeout=20)
-    image = place / "thin.img"
-    # The file system has no direct I/O on old kernels; the mode that goes through the page cache always works.
-    device = Device(ports.unique("thin"), 64 * MIB, path=image, cache="write-through")
-    target = serve(context, type(simple("full"))(ports.iqn("full"), (Lun(1, device),)))
-    other = disk(context, stem="other")
-    session = log_in(context, target)
-    written: dict[int, bytes] = {}
-    refused = None
-    for number in range(64):
-        data = pattern(MIB // 4)
-        result = write(session, number * 512, data)
-        if result.status != scsi.GOOD:
-            refused = result
-            break
-        written[number] = data
-    expect(refused is not None, "64 MiB fitted into 8")
-    assert refused is not None
-    refused.check(scsi.DATA_PROTECT, 0x27, 0x07)
-    for number, data in written.items():
-        expect(read(session, number * 512, 512) == data, f"contents of {number}")
-    listing = scsi.unmap_list([(0, 4 * 512)])
-    session.run(scsi.unmap(len(listing)), out=listing).good()
-    write(session, 60 * 512, pattern(MIB // 4)).good()
-    read(log_in(context, other), 0, 1)
-
-
-@case(seconds=60, needs=("sanctum",))
 def test_ram_disk_is_reported_empty(context: Context) -> None:
     """After a restart a RAM disk is not ready until its emptiness is accepted; its identity stays."""
     server = sanctum(context)
