@@ -92,7 +92,9 @@ def test_up_serves_a_lun_and_keeps_it(context: Context) -> None:
     expect_equal(printed.portal, f"127.0.0.1:{port}", "portal")
     expect_equal(os.stat(printed.secrets).st_mode & 0o777, 0o600, "mode of the secrets file")
     expect(len(printed.commands) >= 3, f"the next three commands: {printed.commands}")
-    listed = subprocess.run(["bash", "-c", printed.commands[2]], capture_output=True, text=True, timeout=30, check=False)
+    listed = subprocess.run(
+        ["bash", "-c", printed.commands[2]], capture_output=True, text=True, timeout=30, check=False
+    )
     expect(printed.target in listed.stdout and "DIRECT_ACCESS" in listed.stdout, f"the third command: {listed}")
     credentials = _login(printed)
     url = f"iscsi://{credentials}{printed.portal}/{printed.target}/0"
