@@ -180,6 +180,13 @@ class Guest:
         self.until(f"[ -b {node} ]", seconds)
         return node
 
+    def node_of(self, lun: int) -> str:
+        """Waits for the device node of a LUN; there is one session."""
+        block = f"/sys/class/scsi_device/*:{lun}/device/block"
+        self.until(f"[ -d {block} ]")
+        node = f"/dev/{self.run(f'ls {block}').good().strip()}"
+        return self.device(node)
+
     def kernel_complaints(self) -> list[str]:
         """Kernel messages about failed I/O."""
         text = self.run("dmesg").good().lower()

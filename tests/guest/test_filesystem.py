@@ -11,49 +11,64 @@ from harness import ports
 from harness.model import MIB, Account, Authentication, Device, Lun, Target
 from harness.runner import Context, case, expect, expect_equal
 
-_WRITE_FILES = (
-    "n=$((FIRST)); while [ $n -lt $((FIRST+24)) ]; do dd if=/dev/urandom of=/mnt/f$n bs=64k count=4 conv=fsync 2>/dev/null || exit 9;"
-    " sha256sum /mnt/f$n >> /tmp/sums || exit 9; n=$((n+1)); done"
-)
+#: Files of a file system written before the first kill, under it, and (without a sync of their own) under the second.
+_BEFORE, _UNDER, _BUFFERED = 12, 16, 12
 
 
-def _kill_and_restart(context: Context, guest: Guest) -> None:
-    """kill -9 while files are being written, then back; the guest's command must still succeed."""
-    guest.background(f"( FIRST=100; {_WRITE_FILES}; echo written >/dev/ttyS1 )")
-    guest.until("[ -e /mnt/f103 ]")
+def _files(place: str, first: int, count: int, sync: bool) -> str:
+    """Writes files and notes what they hold, each once it is written (and synced, if it is to be)."""
+    name = f"{place}/f$n"
+    dd = f"dd if=/dev/urandom of={name} bs=64k count=4 {'conv=fsync ' if sync else ''}2>/dev/null || exit 9"
+    note = f"sha256sum {name} >> /tmp/sums{place.replace('/', '-')} || exit 9"
+    return f"n={first}; while [ $n -lt {first + count} ]; do {dd}; {note}; n=$((n+1)); done"
+
+
+def _under_kill(context: Context, guest: Guest, places: list[str], first: int, count: int, sync: bool) -> None:
+    """kill -9 while files are being written everywhere, then back; the guest's writers must still succeed."""
+    for place in places:
+        guest.background(f"( {_files(place, first, count, sync)}; echo written {place} >/dev/ttyS1 )")
+    guest.until(" && ".join(f"[ -e {place}/f{first + 2} ]" for place in places))
     context.server.kill()
+    for place in places:
+        expect(guest.run(f"[ -e {place}/f{first + count - 1} ]").code != 0, f"{place}: the kill came under the writes")
     context.server.restart()
-    guest.await_line("the files written after the kill", lambda line: line == "written", 120)
+    for place in places:
+        guest.await_line("the files written over the kill", f"written {place}".__eq__, 120)
 
 
-@case(seconds=240, needs=("chap-md5",))
+@case(seconds=300, needs=("chap-md5",))
 def test_ext4_over_chap_survives_kill(context: Context) -> None:
-    """Log in with CHAP, mkfs, write, sync, kill -9 under load, go on, check every file after a remount."""
+    """In each cache mode: CHAP, mkfs, files with a sync under kill -9, files before a sync of all, kill -9, every file checked."""
     account = Account("guest", "secret-of-guest1")
     mutual = Account("portal", "secret-of-portal") if "chap-mutual" in context.server.abilities else None
+    modes = ("none", "write-through", "write-back") if "cache-modes" in context.server.abilities else ("none",)
     name = ports.iqn("ext4")
-    target = Target(
-        name,
-        (Lun(0 if context.server.kind != "tgt" else 1, Device("ext4", 128 * MIB)),),
-        Authentication((account,), mutual),
-    )
+    first = 1 if context.server.kind == "tgt" else 0  # tgt's LUN 0 is a controller
+    luns = [Lun(number, Device(f"ext4-{mode}", 64 * MIB, cache=mode)) for number, mode in enumerate(modes, start=first)]
+    places = [f"/m/{lun.number}" for lun in luns]
     algorithms = "SHA3-256,SHA256,SHA1,MD5" if "chap-all" in context.server.abilities else "MD5"
     with (
-        context.server.serving(target),
+        context.server.serving(Target(name, tuple(luns), Authentication((account,), mutual))),
         booted(setting.debian_kernel(), setting.initramfs(context), context.directory) as (guest,),
     ):
         guest.start_initiator()
         guest.log_in(name, context.server.port, setting.chap_settings(account, mutual, algorithms)).good()
-        disk = guest.device()
-        guest.run(f"mkfs.ext4 -F -q {disk} && mount -t ext4 {disk} /mnt", 120).good()
-        guest.run("FIRST=0; " + _WRITE_FILES + "; sync", 120).good()
-        _kill_and_restart(context, guest)
-        guest.run("sync && umount /mnt", 120).good()
-        guest.run(f"e2fsck -f -n {disk}", 120).good()
-        guest.run(f"mount -t ext4 {disk} /mnt").good()
-        checked = guest.run("sha256sum -c /tmp/sums | grep -c OK", 60).good()
-        expect_equal(int(checked), 48, "files with the right contents")
-        guest.run("umount /mnt").good()
+        nodes = [guest.node_of(lun.number) for lun in luns]
+        for node, place in zip(nodes, places, strict=True):
+            guest.run(f"mkfs.ext4 -F -q {node} && mkdir -p {place} && mount -t ext4 {node} {place}", 120).good()
+            guest.run(_files(place, 0, _BEFORE, sync=True), 120).good()
+        _under_kill(context, guest, places, 100, _UNDER, sync=True)
+        _under_kill(context, guest, places, 200, _BUFFERED, sync=False)
+        guest.run("sync", 120).good()
+        context.server.kill()  # everything is covered by that sync now, and nothing else may be needed
+        context.server.restart()
+        for node, place in zip(nodes, places, strict=True):
+            guest.run(f"umount {place}", 120).good()
+            guest.run(f"e2fsck -f -n {node}", 120).good()
+            guest.run(f"mount -t ext4 {node} {place}", 120).good()
+            checked = guest.run(f"sha256sum -c /tmp/sums{place.replace('/', '-')} | grep -c OK", 60).good()
+            expect_equal(int(checked), _BEFORE + _UNDER + _BUFFERED, f"{place}: files with the right contents")
+            guest.run(f"umount {place}").good()
         expect_equal(guest.kernel_complaints(), [], "kernel complaints")
         guest.log_out(name, context.server.port).good()
 

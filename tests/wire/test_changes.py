@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from harness import ports, wait
+from harness import pages, ports, wait
 from harness.cli import CommandFailed
 from harness.model import MIB, Device, Lun
-from harness.runner import Context, case, expect, expect_equal
+from harness.runner import Context, Skip, case, expect, expect_equal
 from initiator import pdu as wire
 from initiator import reservations as pr
 from initiator import scsi
@@ -205,6 +205,34 @@ def test_write_back_survives_the_process(context: Context) -> None:
         wrong = [number for number, data in written.items() if read(session, number * 8, 8) != data]
         expect_equal(wrong, [], f"blocks lost in mode {mode}")
         session.run(scsi.synchronize_cache10()).good()  # the host did not fail: no deferred error
+
+
+@case(seconds=60, needs=("cache-modes",))
+def test_what_is_said_to_be_stable_is(context: Context) -> None:
+    """After a flush, a FUA write, and each write of a mode without a volatile cache, nothing is in the host's memory alone."""
+    try:
+        pages.check_usable(context.directory)
+    except pages.CannotTell as reason:
+        raise Skip(str(reason)) from reason
+    for mode in ("none", "write-through", "write-back"):
+        target = disk(context, stem=f"stable-{mode}", size=4 * MIB, cache=mode)
+        image = context.server.path_of(target.luns[0].device)
+        session = log_in(context, target)
+        for number in range(16):
+            write(session, number * 64, pattern(4096)).good()
+            if mode != "write-back":
+                expect_equal(pages.unstable(image), set(), f"{mode}: pages only in memory after write {number}")
+        if mode == "write-back":  # or this case could not fail
+            expect(pages.unstable(image), "a write in write-back stays in memory")
+        session.run(scsi.synchronize_cache10()).good()
+        expect_equal(pages.unstable(image), set(), f"{mode}: pages only in memory after SYNCHRONIZE CACHE")
+        session.run(scsi.write10(2048, 8, fua=True), out=pattern(4096)).good()
+        expect_equal(pages.unstable(image), set(), f"{mode}: pages only in memory after a write with FUA")
+        # A flush that follows a change of the mode must not forget what was written before it.
+        if mode == "write-back":
+            write(session, 0, pattern(4096)).good()
+            context.server.set_cache(target.luns[0].device.name, "none")
+            expect_equal(pages.unstable(image), set(), "pages only in memory after leaving write-back")
 
 
 # -- media --
