@@ -424,13 +424,14 @@ impl Service {
         let Some(shard) = self.inner.control.shards.get(session.shard) else {
             return Ok(());
         };
-        let Some(luns) = luns else {
-            let reason = "the access rules do not allow it any more";
-            return self
-                .inner
-                .control
-                .end_session(session.tsih, session.shard, reason)
-                .await;
+        let luns = match luns {
+            Ok(luns) => luns,
+            Err(refusal) => {
+                let control = &self.inner.control;
+                return control
+                    .end_session(session.tsih, session.shard, refusal.ended())
+                    .await;
+            }
         };
         session.set_luns(luns.iter().map(|lun| lun.number).collect());
         let (done, ended) = oneshot::channel();

@@ -14,11 +14,10 @@ use scsi::change::Applied;
 use scsi::{Attention, Fault, Nexus, Response};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::access::{Origin, permission};
 use crate::exports::Exports;
 use crate::limits;
 use crate::message::{
-    Abort, ConnectionId, ControlRequest, Login, Refusal, Reply, ResetKind, SeenUnit, ShardHandle,
+    Abort, ConnectionId, ControlRequest, Login, Refusal, Reply, ResetKind, ShardHandle,
     ShardMessage, UnitWork,
 };
 use crate::notice::Notice;
@@ -340,7 +339,7 @@ impl Control {
         loop {
             let exports = self.shared.exports.load_full();
             let target = exports.target(&login.target).ok_or(Refusal::NotFound)?;
-            exports.luns_for(login).ok_or(Refusal::Forbidden)?;
+            exports.luns_for(login)?;
             let now = (self.shared.clock)();
             let exclusive = !target.allow_multiple;
             match self
@@ -438,45 +437,4 @@ pub(crate) async fn save(
     })
     .await
     .map_err(|error| error.to_string())?
-}
-
-impl Exports {
-    /// The LUNs that a login may use; none when no rule lets it in.
-    pub(crate) fn luns_for(&self, login: &Login) -> Option<Vec<SeenUnit>> {
-        let origin = Origin {
-            initiator: &login.initiator,
-            peer: login.peer,
-            portal: &login.portal.name,
-        };
-        self.luns_of(&login.target, origin)
-    }
-
-    /// The LUNs that a session may use now; none when it has no right to be there any more.
-    pub(crate) fn luns_of_session(&self, session: &SessionShared) -> Option<Vec<SeenUnit>> {
-        let portal = self.portals.get(&session.portal.name)?;
-        if !Arc::ptr_eq(portal, &session.portal) {
-            return None;
-        }
-        let origin = Origin {
-            initiator: &session.nexus.initiator,
-            peer: session.peer,
-            portal: &session.portal.name,
-        };
-        self.luns_of(&session.target, origin)
-    }
-
-    fn luns_of(&self, target: &str, origin: Origin<'_>) -> Option<Vec<SeenUnit>> {
-        let target = self.target(target)?;
-        let allowed = permission(target, origin)?;
-        let seen = allowed.luns(target).into_iter().filter_map(|lun| {
-            let device = target.luns.iter().find(|own| own.number == lun.lun)?;
-            let unit = self.units.get(&device.device)?;
-            Some(SeenUnit {
-                number: lun.seen,
-                read_only: lun.read_only,
-                unit: Arc::clone(unit),
-            })
-        });
-        Some(seen.collect())
-    }
 }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::access::{Origin, permission};
 use crate::config::{Config, Target};
-use crate::message::PortalState;
+use crate::message::{Login, PortalState, Refusal, SeenUnit};
+use crate::proof::Proof;
+use crate::registry::SessionShared;
 use crate::secrets::Secrets;
 use crate::unit::LogicalUnit;
 
@@ -44,5 +47,61 @@ impl Exports {
             let lun = target.luns.iter().find(|lun| lun.device == device)?;
             Some((target, lun.number))
         })
+    }
+
+    /// The LUNs that a login may use.
+    ///
+    /// # Errors
+    /// Why it may not come in.
+    pub(crate) fn luns_for(&self, login: &Login) -> Result<Vec<SeenUnit>, Refusal> {
+        let origin = Origin {
+            initiator: &login.initiator,
+            peer: login.peer,
+            portal: &login.portal.name,
+        };
+        self.luns_of(&login.target, origin, login.proof.as_ref())
+    }
+
+    /// The LUNs that a session may use now.
+    ///
+    /// # Errors
+    /// Why it has no right to be there any more: what would keep its login out now.
+    pub(crate) fn luns_of_session(
+        &self,
+        session: &SessionShared,
+    ) -> Result<Vec<SeenUnit>, Refusal> {
+        let portal = self.portals.get(&session.portal.name);
+        if !portal.is_some_and(|portal| Arc::ptr_eq(portal, &session.portal)) {
+            return Err(Refusal::Forbidden);
+        }
+        let origin = Origin {
+            initiator: &session.nexus.initiator,
+            peer: session.peer,
+            portal: &session.portal.name,
+        };
+        self.luns_of(&session.target, origin, session.proof.as_ref())
+    }
+
+    fn luns_of(
+        &self,
+        target: &str,
+        origin: Origin<'_>,
+        proof: Option<&Proof>,
+    ) -> Result<Vec<SeenUnit>, Refusal> {
+        let target = self.target(target).ok_or(Refusal::NotFound)?;
+        let allowed = permission(target, origin).ok_or(Refusal::Forbidden)?;
+        if !self.proves(allowed.authentication, proof) {
+            return Err(Refusal::Unproven);
+        }
+        let seen = allowed.luns(target).into_iter().filter_map(|lun| {
+            let device = target.luns.iter().find(|own| own.number == lun.lun)?;
+            let unit = self.units.get(&device.device)?;
+            Some(SeenUnit {
+                number: lun.seen,
+                read_only: lun.read_only,
+                unit: Arc::clone(unit),
+            })
+        });
+        Ok(seen.collect())
     }
 }

@@ -15,6 +15,7 @@ mod gate;
 mod listeners;
 mod message;
 mod notice;
+mod proof;
 mod registry;
 mod secrets;
 mod service;

@@ -11,6 +11,7 @@ use scsi::{Attention, Change, Nexus};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::gate::Grant;
+use crate::proof::Proof;
 use crate::registry::SessionShared;
 use crate::unit::LogicalUnit;
 
@@ -123,6 +124,8 @@ pub(crate) enum Abort {
 pub(crate) enum Refusal {
     /// No rule allows it (any more).
     Forbidden,
+    /// What it proved is not what is asked for (any more).
+    Unproven,
     /// The target is gone.
     NotFound,
     /// The target serves one initiator at a time, and another one has it.
@@ -131,6 +134,35 @@ pub(crate) enum Refusal {
     Stuck,
     /// No session handle is free, or too much at once.
     Exhausted,
+}
+
+impl Refusal {
+    /// To a person, of a login.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Forbidden => "no access rule allows it",
+            Self::Unproven => "what has to be proven was changed while it logged in",
+            Self::NotFound => "there is no such target",
+            Self::Taken => {
+                "another initiator uses the target, and it does not allow several at once"
+            }
+            Self::Stuck => "commands of its old session do not end",
+            Self::Exhausted => "there is no room for another session",
+        }
+    }
+
+    /// To a person, of a session that ends because its login would be refused now.
+    pub(crate) const fn ended(self) -> &'static str {
+        match self {
+            Self::Unproven => {
+                "its CHAP account, secret or what has to be proven was changed; it may log in anew"
+            }
+            Self::NotFound => "the target is not served any more",
+            Self::Forbidden | Self::Taken | Self::Stuck | Self::Exhausted => {
+                "the access rules do not allow it any more"
+            }
+        }
+    }
 }
 
 /// To the control plane.
@@ -205,7 +237,7 @@ pub(crate) struct Login {
     pub(crate) target: String,
     pub(crate) portal: Arc<PortalState>,
     pub(crate) peer: SocketAddr,
-    pub(crate) user: Option<String>,
+    pub(crate) proof: Option<Proof>,
     pub(crate) header_digest: bool,
     pub(crate) data_digest: bool,
 }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::info::SessionInfo;
 use crate::message::{Login, PortalState, Refusal};
+use crate::proof::Proof;
 
 /// What everybody may know of a session.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub(crate) struct SessionShared {
     pub(crate) target: String,
     pub(crate) portal: Arc<PortalState>,
     pub(crate) peer: SocketAddr,
-    user: Option<String>,
+    pub(crate) proof: Option<Proof>,
     header_digest: bool,
     data_digest: bool,
     since: Instant,
@@ -53,7 +54,7 @@ impl SessionShared {
             target: self.target.clone(),
             portal: self.portal.name.clone(),
             peer: self.peer,
-            user: self.user.clone(),
+            user: self.proof.as_ref().map(|proof| proof.user.clone()),
             header_digest: self.header_digest,
             data_digest: self.data_digest,
             luns: self.luns.lock().clone(),
@@ -134,7 +135,7 @@ impl Registry {
             target: login.target.clone(),
             portal: Arc::clone(&login.portal),
             peer: login.peer,
-            user: login.user.clone(),
+            proof: login.proof.clone(),
             header_digest: login.header_digest,
             data_digest: login.data_digest,
             since: now,

@@ -1,5 +1,6 @@
 //! What the target engine tells the service.
 
+use crate::chap::Algorithm;
 use crate::command::{Cdb, SessionType, TaskId};
 use crate::pdu::{LoginStatus, LogoutReason, TaskAttribute, TmfFunction};
 
@@ -20,8 +21,28 @@ pub struct SessionIdentity {
     pub cid: u16,
     /// The session it wants to join or reinstate; 0: a new one. After admission, the session's.
     pub tsih: u16,
-    /// CHAP user it proved to be.
-    pub user: Option<String>,
+    /// What it proved; none where nothing was asked.
+    pub proof: Option<Proof>,
+}
+
+impl SessionIdentity {
+    /// The CHAP user it proved to be.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.proof.as_ref().map(|proof| proof.user.as_str())
+    }
+}
+
+/// How an initiator proved itself at login, so that the service can ask later whether that would
+/// still do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// CHAP user whose secret it knows.
+    pub user: String,
+    /// Hash of the response.
+    pub algorithm: Algorithm,
+    /// It asked for the target's proof, and got it.
+    pub mutual: bool,
 }
 
 /// An initiator wants in; answer with [`super::Connection::login_answer`].

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::event::{Event, LoginReady, LoginRefused, LoginStart, SessionIdentity};
+use super::event::{Event, LoginReady, LoginRefused, LoginStart, Proof, SessionIdentity};
 use super::policy::{Acceptance, Authentication, ChapPolicy};
 use super::{Config, Negotiated};
 use crate::chap::{self, Algorithm, ChapError, Secret};
@@ -561,12 +561,16 @@ impl Login {
             .take()
             .ok_or(ChapError::Missing { key: "CHAP_R" })?;
         let secret = verify(policy, algorithm, user, response)?;
-        let proof = mutual(policy, algorithm, secret, keys)?;
-        if let Some((name, response)) = proof {
+        let ours = mutual(policy, algorithm, secret, keys)?;
+        self.identity.proof = Some(Proof {
+            user: user.to_owned(),
+            algorithm,
+            mutual: ours.is_some(),
+        });
+        if let Some((name, response)) = ours {
             text::push(&mut self.answer, "CHAP_N", &name);
             text::push(&mut self.answer, "CHAP_R", &chap::encode_value(&response));
         }
-        self.identity.user = Some(user.to_owned());
         self.chap = Chap::Done;
         Ok(())
     }

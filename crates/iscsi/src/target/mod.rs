@@ -38,7 +38,8 @@ mod text;
 pub use self::config::Config;
 pub use self::connection::{Connection, Fatal};
 pub use self::event::{
-    AbortReason, Command, Event, LoginReady, LoginRefused, LoginStart, SessionIdentity, Tmf, Which,
+    AbortReason, Command, Event, LoginReady, LoginRefused, LoginStart, Proof, SessionIdentity, Tmf,
+    Which,
 };
 pub use self::policy::{Acceptance, Account, Authentication, ChapPolicy, LoginPolicy};
 pub use self::response::{Asynchronous, ScsiStatus};

@@ -136,7 +136,7 @@ impl Service {
                 engine.login_answer(self.policy.clone(), out).unwrap();
             }
             target::Event::LoginReady(ready) => {
-                self.log.push(format!("ready {:?}", ready.identity.user));
+                self.log.push(format!("ready {:?}", ready.identity.user()));
                 engine.admit(0x1234, out);
             }
             target::Event::LoginRefused(refused) => {

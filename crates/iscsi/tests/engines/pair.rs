@@ -61,7 +61,7 @@ fn login_without_authentication() {
     assert_eq!(identity.initiator_name, INITIATOR);
     assert_eq!(identity.target_name.as_deref(), Some(TARGET));
     assert_eq!((identity.isid, identity.tsih), (ISID, 0x1234));
-    assert_eq!(identity.user, None);
+    assert_eq!(identity.user(), None);
     let (a, b) = (pair.initiator.negotiated(), pair.target.negotiated());
     assert_eq!(a.max_burst_length, b.max_burst_length);
     assert_eq!(a.max_burst_length, 1024 * 1024);
@@ -91,7 +91,7 @@ fn chap_with_every_hash() {
             chap.mutual = both_ways.then(|| mutual("targets-secret"));
             let pair = login(require_chap(policy), with_chap(chap));
             assert!(pair.told.logged_in.is_some(), "{algorithm:?} {both_ways}");
-            assert_eq!(pair.target.identity().user.as_deref(), Some("user"));
+            assert_eq!(pair.target.identity().user(), Some("user"));
         }
     }
 }
@@ -119,7 +119,7 @@ fn a_user_name_may_look_like_a_number() {
         ..user("users-secret-1")
     };
     let pair = login(require_chap(policy), with_chap(chap));
-    assert_eq!(pair.target.identity().user.as_deref(), Some("0xdeadbeef"));
+    assert_eq!(pair.target.identity().user(), Some("0xdeadbeef"));
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn chap_that_nobody_requires() {
         pair.told.logged_in.is_some(),
         "None is chosen where both are offered"
     );
-    assert_eq!(pair.target.identity().user, None);
+    assert_eq!(pair.target.identity().user(), None);
     let pair = login(
         accept(Authentication::None),
         with_chap(user("users-secret-1")),

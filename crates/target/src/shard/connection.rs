@@ -11,8 +11,10 @@ use iscsi::target::Connection as Engine;
 use ring::{Buffer, Fd, Op, SendList, SharedBuffer};
 
 use super::{Listener, Shard};
+use crate::exports::Exports;
 use crate::limits;
 use crate::message::{ConnectionId, PortalState, ShardMessage};
+use crate::proof::Proof;
 
 /// What a token of the ring stands for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -121,6 +123,10 @@ pub(super) struct Connection {
     /// Still in login: counts against [`limits::LOGINS_PER_SHARD_MAX`].
     pub(super) in_login: bool,
     pub(super) session: Option<usize>,
+    /// What was served when its login began; only while that lasts.
+    pub(super) began_under: Option<Arc<Exports>>,
+    /// What a discovery session proved; a normal one keeps it in [`crate::registry`].
+    pub(super) proof: Option<Proof>,
     /// Closes when everything is sent.
     pub(super) closing: bool,
     /// Gone; its place is kept until its operations have come back.
@@ -273,6 +279,8 @@ impl Shard {
             waiting: false,
             in_login: true,
             session: None,
+            began_under: None,
+            proof: None,
             closing: false,
             dead: false,
         });

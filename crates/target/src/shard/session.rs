@@ -21,6 +21,7 @@ use crate::exports::Exports;
 use crate::limits;
 use crate::message::{ConnectionId, ControlRequest, Login, Refusal, SeenUnit};
 use crate::notice::Notice;
+use crate::proof::Proof;
 use crate::registry::SessionShared;
 use crate::unit::LogicalUnit;
 
@@ -201,7 +202,10 @@ impl Shard {
             })
         });
         let policy = match policy {
-            Ok(acceptance) => LoginPolicy::Accept(acceptance),
+            Ok(acceptance) => {
+                self.connections[index].began_under = Some(exports);
+                LoginPolicy::Accept(acceptance)
+            }
             Err((status, reason)) => {
                 self.tell_refused(index, identity, reason);
                 LoginPolicy::Refuse(status)
@@ -247,12 +251,19 @@ impl Shard {
 
     fn login_ready(&mut self, index: usize, ready: LoginReady) {
         let identity = ready.identity;
+        let proof = match (&identity.proof, self.connections[index].began_under.take()) {
+            (Some(proven), Some(exports)) => match Proof::new(proven, &exports) {
+                None => return self.refuse(index, Refusal::Unproven),
+                proof => proof,
+            },
+            _ => None,
+        };
         let Some(target) = identity
             .target_name
             .clone()
             .filter(|_| identity.session_type == SessionType::Normal)
         else {
-            return self.admit_discovery(index);
+            return self.admit_discovery(index, proof);
         };
         let Some(id) = self.id_of(index) else { return };
         let connection = &mut self.connections[index];
@@ -263,7 +274,7 @@ impl Shard {
             target,
             portal: Arc::clone(&connection.portal),
             peer: connection.peer,
-            user: identity.user,
+            proof,
             header_digest: negotiated.header_digest == Digest::Crc32c,
             data_digest: negotiated.data_digest == Digest::Crc32c,
         });
@@ -278,12 +289,16 @@ impl Shard {
         }
     }
 
-    fn admit_discovery(&mut self, index: usize) {
+    fn admit_discovery(&mut self, index: usize, proof: Option<Proof>) {
+        if !may_discover(&self.links.shared.exports.load(), proof.as_ref()) {
+            return self.refuse(index, Refusal::Unproven);
+        }
         let Some(tsih) = self.links.shared.registry.spare_handle() else {
             return self.refuse(index, Refusal::Exhausted);
         };
         self.logged_in(index);
         let connection = &mut self.connections[index];
+        connection.proof = proof;
         connection.engine.admit(tsih, &mut connection.out);
         self.mark(index);
     }
@@ -299,6 +314,7 @@ impl Shard {
     fn refuse(&mut self, index: usize, refusal: Refusal) {
         let status = match refusal {
             Refusal::Forbidden => LoginStatus::Forbidden,
+            Refusal::Unproven => LoginStatus::AuthenticationFailure,
             Refusal::NotFound => LoginStatus::NotFound,
             Refusal::Taken | Refusal::Exhausted => LoginStatus::OutOfResources,
             Refusal::Stuck => LoginStatus::ServiceUnavailable,
@@ -340,9 +356,16 @@ impl Shard {
         let exports = self.links.shared.exports.load_full();
         let luns = exports.luns_of_session(shared);
         let doomed = self.doomed.remove(&shared.tsih);
-        let Some(luns) = luns.filter(|_| !doomed) else {
-            self.links.shared.registry.remove(shared.tsih);
-            return self.refuse(index, Refusal::Forbidden);
+        let luns = match luns {
+            Ok(_) if doomed => Err(Refusal::Forbidden),
+            luns => luns,
+        };
+        let luns = match luns {
+            Ok(luns) => luns,
+            Err(refusal) => {
+                self.links.shared.registry.remove(shared.tsih);
+                return self.refuse(index, refusal);
+            }
         };
         let session = Session::new(id, Arc::clone(shared), luns);
         shared.set_luns(session.numbers.clone());
@@ -372,6 +395,9 @@ impl Shard {
     fn send_targets(&mut self, index: usize, which: &Which) {
         let exports = self.links.shared.exports.load_full();
         let connection = &mut self.connections[index];
+        if connection.session.is_none() && !may_discover(&exports, connection.proof.as_ref()) {
+            return self.lose(index, Refusal::Unproven.ended());
+        }
         let identity = connection.engine.identity();
         let wanted = |name: &str| match which {
             Which::All => true,
@@ -513,20 +539,6 @@ impl Shard {
     }
 }
 
-impl Refusal {
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Forbidden => "no access rule allows it",
-            Self::NotFound => "there is no such target",
-            Self::Taken => {
-                "another initiator uses the target, and it does not allow several at once"
-            }
-            Self::Stuck => "commands of its old session do not end",
-            Self::Exhausted => "there is no room for another session",
-        }
-    }
-}
-
 type Asked = Result<(config::Authentication, Option<String>), (LoginStatus, &'static str)>;
 
 /// What an initiator has to prove for the target it names, if it may have it at all.
@@ -539,6 +551,12 @@ fn allowed(exports: &Exports, identity: &SessionIdentity, origin: Origin<'_>) ->
     let permission = access::permission(target, origin)
         .ok_or((LoginStatus::Forbidden, Refusal::Forbidden.reason()))?;
     Ok((permission.authentication.clone(), target.alias.clone()))
+}
+
+/// Whether a discovery session with this proof may go on.
+fn may_discover(exports: &Exports, proof: Option<&Proof>) -> bool {
+    let asked = exports.config.discovery.as_ref();
+    asked.is_none_or(|asked| exports.proves(asked, proof))
 }
 
 /// The engine's words for what has to be proven, with the secrets.
@@ -571,6 +589,17 @@ fn prove(
         mutual: asked.mutual.as_ref().and_then(account),
         mutual_required: asked.mutual_required,
     })))
+}
+
+impl From<Algorithm> for ChapAlgorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Md5 => Self::Md5,
+            Algorithm::Sha1 => Self::Sha1,
+            Algorithm::Sha256 => Self::Sha256,
+            Algorithm::Sha3_256 => Self::Sha3_256,
+        }
+    }
 }
 
 impl From<ChapAlgorithm> for Algorithm {

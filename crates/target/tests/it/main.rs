@@ -1,5 +1,6 @@
 //! The service in this process, driven by initiators on our own engine.
 
+mod chap;
 mod config;
 mod stuck;
 mod support;

@@ -234,6 +234,12 @@ pub(crate) enum Answer {
     Function(Option<TmfResponse>),
 }
 
+/// A normal login with nothing to prove.
+pub(crate) fn settings(name: &str, isid: u8) -> Settings {
+    let name = format!("iqn.2026-11.test:{name}");
+    Settings::new(&name, TARGET, [0x80, 0, 0, 0, 0, isid])
+}
+
 /// One session over a blocking socket.
 pub(crate) struct Initiator {
     stream: TcpStream,
@@ -249,22 +255,20 @@ impl Initiator {
     /// Connects and logs in; `Err` has what the target said.
     pub(crate) fn connect(address: SocketAddr, name: &str, isid: u8) -> Result<Self, String> {
         let mut initiator = Self::begin(address, name, isid);
-        initiator.wait_until(|this| this.login.is_some());
-        match initiator.login.clone() {
-            Some(Ok(())) => Ok(initiator),
-            Some(Err(reason)) => Err(reason),
-            None => Err("no answer".to_owned()),
-        }
+        initiator.outcome().map(|()| initiator)
     }
 
     /// Connects and starts a login without waiting for its end.
     pub(crate) fn begin(address: SocketAddr, name: &str, isid: u8) -> Self {
+        Self::begin_with(address, settings(name, isid))
+    }
+
+    /// Connects and starts a login under these settings.
+    pub(crate) fn begin_with(address: SocketAddr, settings: Settings) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_millis(20)))
             .unwrap();
-        let name = format!("iqn.2026-11.test:{name}");
-        let settings = Settings::new(&name, TARGET, [0x80, 0, 0, 0, 0, isid]);
         let engine = Connection::new(settings, Instant::now());
         let mut initiator = Self {
             stream,
@@ -281,8 +285,33 @@ impl Initiator {
         initiator
     }
 
+    /// Waits until the target has said something, and leaves it unread.
+    pub(crate) fn wait_for_bytes(&self) {
+        let until = Instant::now() + HANG;
+        while self.stream.peek(&mut [0]).is_err() {
+            assert!(Instant::now() < until, "no answer within {HANG:?}");
+        }
+    }
+
+    /// The end of a login; `Err` has what the target said.
+    pub(crate) fn outcome(&mut self) -> Result<(), String> {
+        self.wait_until(|this| this.login.is_some());
+        self.login.clone().unwrap()
+    }
+
     pub(crate) fn is_logged_in(&self) -> bool {
         self.login == Some(Ok(()))
+    }
+
+    /// Sends SendTargets=All without waiting.
+    pub(crate) fn ask_for_targets(&mut self) {
+        let mut out = Wire::default();
+        self.engine.send_targets("All", &mut out).unwrap();
+        self.stream.write_all(&out.0).unwrap();
+    }
+
+    pub(crate) fn wait_until_closed(&mut self) {
+        self.wait_until(|this| this.closed);
     }
 
     /// Sends a command without waiting.
