@@ -1,25 +1,22 @@
 //! Commands: from the CDB to the disk and back.
 //!
-//! `scsi::Task` says what comes next; here it gets its data-out buffer, its pass at the unit's gate,
-//! its disk operations and its answer. Between any two steps a command can be aborted; every step
-//! asks what is published about the unit in that very moment.
+//! `scsi::Task` says what comes next; here it gets its data-out buffer and its answer, and goes on to
+//! the disk (`disk.rs`) or to the control plane. Between any two steps a command can be aborted; every
+//! step asks what is published about the unit in that very moment.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use disk::{DiskError, Extent, Reply as DiskReply, Request};
 use iscsi::target::{ScsiStatus, TaskId};
 use ring::{Buffer, SharedBuffer};
-use scsi::{
-    DataIn, DiskOp, DiskResult, Fault, Footprint, Response, Resume, Status, Step, Task, Unit,
-};
+use scsi::{DataIn, DiskOp, Response, Resume, Status, Step, Task, Unit};
 
+use super::Shard;
 use super::connection::Payload;
-use super::{Finished, Shard};
-use crate::gate::{Claim, Entry, Grant, Pass, Waiter};
+use super::disk::OnDisk;
+use crate::gate::{Grant, Pass};
 use crate::limits;
 use crate::message::{ControlRequest, Reply, Ticket};
-use crate::notice::Notice;
 use crate::registry::SessionShared;
 use crate::unit::{LogicalUnit, count};
 
@@ -40,15 +37,6 @@ pub(super) enum Phase {
     Disk(OnDisk),
 }
 
-/// What is on the disk.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OnDisk {
-    /// Bytes asked for.
-    len: usize,
-    /// The write has the task's own buffer.
-    lent: bool,
-}
-
 /// A running command.
 pub(super) struct Running {
     pub(super) generation: u32,
@@ -57,15 +45,15 @@ pub(super) struct Running {
     pub(super) shared: Arc<SessionShared>,
     pub(super) unit: Arc<LogicalUnit>,
     pub(super) id: TaskId,
-    task: Task,
+    pub(super) task: Task,
     pub(super) phase: Phase,
     /// Bytes of data-out that the task wants.
     data_out_len: u32,
-    data_out: Option<Buffer>,
+    pub(super) data_out: Option<Buffer>,
     /// Bytes of it that have come: what has not come must never reach the disk.
     filled: usize,
-    last_read: Option<SharedBuffer>,
-    pass: Option<Pass>,
+    pub(super) last_read: Option<SharedBuffer>,
+    pub(super) pass: Option<Pass>,
     /// The initiator may only read here.
     read_only: bool,
     /// Buffer bytes it counts for in its session's share.
@@ -83,7 +71,7 @@ pub(super) fn key_of(index: usize, generation: u32) -> u64 {
     u64::from(generation) << 32 | index as u64
 }
 
-const fn parts_of(key: u64) -> (usize, u32) {
+pub(super) const fn parts_of(key: u64) -> (usize, u32) {
     ((key & 0xffff_ffff) as usize, (key >> 32) as u32)
 }
 
@@ -162,7 +150,7 @@ impl Shard {
         self.step(index, step);
     }
 
-    fn step(&mut self, index: usize, step: Step) {
+    pub(super) fn step(&mut self, index: usize, step: Step) {
         match step {
             Step::Receive { len } => self.start_receiving(index, len),
             Step::Disk(op) => self.admit(index, op),
@@ -199,7 +187,7 @@ impl Shard {
     }
 
     /// A buffer for a command, within its session's share of the pool.
-    fn take_buffer(&mut self, index: usize, len: usize) -> Option<Buffer> {
+    pub(super) fn take_buffer(&mut self, index: usize, len: usize) -> Option<Buffer> {
         let running = self.running.get_mut(index)?;
         let session = self.sessions.get_mut(running.session)?;
         // What the pool really gives: the next power of two.
@@ -282,185 +270,6 @@ impl Shard {
         }
     }
 
-    /// Gets a pass first, then runs.
-    fn admit(&mut self, index: usize, op: DiskOp) {
-        let running = &mut self.running[index];
-        if running.pass.is_none() {
-            let claim = match running.task.footprint() {
-                Footprint::None => Claim::None,
-                Footprint::Shared(ranges) => Claim::Shared(ranges),
-                Footprint::Exclusive(lba, blocks) => Claim::Exclusive(lba, blocks),
-            };
-            let key = key_of(index, running.generation);
-            match running.unit.gate.enter(
-                claim,
-                Waiter {
-                    shard: self.index,
-                    key,
-                },
-            ) {
-                Entry::Granted(pass) => running.pass = Some(pass),
-                Entry::Queued => {
-                    running.phase = Phase::Queued(op);
-                    return;
-                }
-                Entry::Full => return self.finish(index, &Response::status(Status::TaskSetFull)),
-            }
-        }
-        self.start_disk(index, op);
-    }
-
-    pub(super) fn take_grants(&mut self) {
-        for Grant { waiter, pass } in self.board.take_grants() {
-            let (index, generation) = parts_of(waiter.key);
-            let current = self
-                .running
-                .get_mut(index)
-                .filter(|r| r.generation == generation);
-            let Some(running) = current else {
-                tracing::error!("a pass came for a command that is gone");
-                continue;
-            };
-            running.pass = Some(pass);
-            if running.aborted {
-                self.end_aborted(index);
-                continue;
-            }
-            let Phase::Queued(op) = std::mem::replace(&mut running.phase, Phase::Stepping) else {
-                tracing::error!("a pass came for a command that did not wait");
-                continue;
-            };
-            self.recheck(index, op);
-        }
-    }
-
-    /// After a wait: does what was allowed then still hold?
-    fn recheck(&mut self, index: usize, op: DiskOp) {
-        let running = &self.running[index];
-        let checked = running
-            .task
-            .recheck(&running.unit.published(), &running.shared.nexus);
-        match checked {
-            Ok(()) => self.start_disk(index, op),
-            Err(response) => self.finish(index, &response),
-        }
-    }
-
-    fn start_disk(&mut self, index: usize, op: DiskOp) {
-        let running = &mut self.running[index];
-        let unit = running.unit.published();
-        if op.writes() && running.unit.must_record(&running.shared.nexus, &unit) {
-            let request = ControlRequest::Record {
-                unit: Arc::clone(&running.unit),
-                nexus: running.shared.nexus.clone(),
-                reply: Reply {
-                    shard: self.index,
-                    key: key_of(index, running.generation),
-                },
-            };
-            running.phase = Phase::Recording(op);
-            if self.links.control.try_send(request).is_err() {
-                self.finish(index, &Response::status(Status::Busy));
-            }
-            return;
-        }
-        let Some(disk) = running.unit.disk() else {
-            return self.finish(index, &Response::fault(Fault::NotReady, op.writes()));
-        };
-        let block = unit.block_size;
-        drop(unit);
-        let buffer = match running.buffer_bytes(&op, block) {
-            0 => None,
-            len => match self.take_buffer(index, len) {
-                None => return self.finish(index, &Response::status(Status::TaskSetFull)),
-                buffer => buffer,
-            },
-        };
-        let running = &mut self.running[index];
-        let Some((request, len, lent)) = running.request(op, block, buffer) else {
-            return self.finish(index, &Response::status(Status::TaskSetFull));
-        };
-        running.phase = Phase::Disk(OnDisk { len, lent });
-        let key = key_of(index, running.generation);
-        let execution = disk.execute(&self.io, request);
-        self.reactor.spawn(key, execution);
-    }
-
-    pub(super) fn disk_done(&mut self, key: u64, result: Finished) {
-        let (index, generation) = parts_of(key);
-        let current = self
-            .running
-            .get_mut(index)
-            .filter(|r| r.generation == generation);
-        let Some(running) = current else {
-            tracing::error!("a disk operation ended for a command that is gone");
-            return;
-        };
-        let Phase::Disk(on_disk) = std::mem::replace(&mut running.phase, Phase::Stepping) else {
-            tracing::error!("a disk operation ended that was not started");
-            return;
-        };
-        if running.aborted {
-            return self.end_aborted(index);
-        }
-        let block = u64::from(running.unit.published().block_size).max(1);
-        let counters = &running.unit.counters;
-        let unit = Arc::clone(&running.unit);
-        let step = match result {
-            Ok(DiskReply::Read(buffer)) => {
-                count(&counters.reads, 1);
-                count(&counters.bytes_read, on_disk.len as u64);
-                let buffer = buffer.share();
-                let bytes = buffer.get(..on_disk.len).unwrap_or_default();
-                let step = running.advance(DiskResult::Read(bytes), &unit);
-                running.last_read = Some(buffer);
-                step
-            }
-            Ok(DiskReply::Written(buffer)) => {
-                count(&counters.writes, 1);
-                count(&counters.bytes_written, on_disk.len as u64);
-                if on_disk.lent {
-                    running.data_out = Some(buffer);
-                }
-                running.advance(DiskResult::Done, &unit)
-            }
-            Ok(DiskReply::Done) => running.advance(DiskResult::Done, &unit),
-            Ok(DiskReply::Status { mapped, len }) => running.advance(
-                DiskResult::Status {
-                    mapped,
-                    blocks: len / block,
-                },
-                &unit,
-            ),
-            Err(error) => {
-                count(&counters.errors, 1);
-                let fault = fault_of(error, block);
-                let step = running.advance(DiskResult::Failed(fault), &unit);
-                self.tell_of(&unit, error);
-                step
-            }
-        };
-        self.step(index, step);
-    }
-
-    fn tell_of(&self, unit: &LogicalUnit, error: DiskError) {
-        let device = unit.name.clone();
-        let notice = match error {
-            DiskError::NoSpace => Notice::NoSpace { device },
-            DiskError::OutOfRange
-            | DiskError::ReadOnly
-            | DiskError::Busy
-            | DiskError::Unsupported => return,
-            DiskError::Medium { .. } | DiskError::Gone | DiskError::Io { .. } => {
-                Notice::DiskError {
-                    device,
-                    error: error.to_string(),
-                }
-            }
-        };
-        self.links.shared.tell(notice);
-    }
-
     fn start_change(&mut self, index: usize, change: scsi::Change) {
         let ticket = Arc::new(Ticket::default());
         let running = &mut self.running[index];
@@ -517,7 +326,7 @@ impl Shard {
         self.step(index, step);
     }
 
-    fn finish(&mut self, index: usize, response: &Response) {
+    pub(super) fn finish(&mut self, index: usize, response: &Response) {
         let running = self.take_out(index);
         self.answer(
             running.connection,
@@ -627,155 +436,6 @@ impl Shard {
     pub(super) fn find(&self, connection: usize, id: TaskId) -> Option<usize> {
         let session = self.connections.get(connection)?.session?;
         self.sessions.get(session)?.tasks.get(&id).copied()
-    }
-}
-
-impl Running {
-    fn advance(&mut self, result: DiskResult<'_>, unit: &LogicalUnit) -> Step {
-        self.task
-            .resume(Resume::Disk(result), &unit.published(), &self.shared.nexus)
-    }
-
-    /// Bytes of a fresh buffer that an operation needs: reads, patterns, and writes that do not
-    /// begin at the start of the task's own data.
-    fn buffer_bytes(&self, op: &DiskOp, block: u32) -> usize {
-        match op {
-            DiskOp::Read { blocks, .. } | DiskOp::WritePattern { blocks, .. } => {
-                bytes_of(*blocks, block)
-            }
-            DiskOp::Write {
-                blocks,
-                data_offset,
-                ..
-            } if *data_offset > 0 => bytes_of(*blocks, block),
-            DiskOp::Write { .. }
-            | DiskOp::Zero { .. }
-            | DiskOp::Flush
-            | DiskOp::Unmap(_)
-            | DiskOp::Status { .. } => 0,
-        }
-    }
-
-    /// The disk request for an operation, the bytes it moves, and whether it carries the task's own
-    /// data-out buffer. `buffer` has [`Running::buffer_bytes`] bytes. `None`: the task asks for
-    /// more than it has, which it does not.
-    fn request(
-        &mut self,
-        op: DiskOp,
-        block: u32,
-        buffer: Option<Buffer>,
-    ) -> Option<(Request, usize, bool)> {
-        let wide = u64::from(block);
-        Some(match op {
-            DiskOp::Read { lba, blocks } => {
-                let len = bytes_of(blocks, block);
-                (
-                    Request::Read {
-                        offset: lba * wide,
-                        len,
-                        buffer: buffer?,
-                    },
-                    len,
-                    false,
-                )
-            }
-            DiskOp::Write {
-                lba,
-                blocks,
-                data_offset,
-                fua,
-            } => {
-                let len = bytes_of(blocks, block);
-                let lent = buffer.is_none();
-                let buffer = match buffer {
-                    None => self.data_out.take()?,
-                    Some(mut buffer) => {
-                        let start = data_offset as usize;
-                        let data = self.data_out.as_ref()?.get(start..start + len)?;
-                        buffer.get_mut(..len)?.copy_from_slice(data);
-                        buffer
-                    }
-                };
-                (
-                    Request::Write {
-                        offset: lba * wide,
-                        len,
-                        buffer,
-                        fua,
-                    },
-                    len,
-                    lent,
-                )
-            }
-            DiskOp::WritePattern {
-                lba,
-                blocks,
-                pattern,
-                fua,
-            } => {
-                let len = bytes_of(blocks, block);
-                let mut buffer = buffer?;
-                for piece in buffer.get_mut(..len)?.chunks_mut(pattern.len().max(1)) {
-                    piece.copy_from_slice(pattern.get(..piece.len())?);
-                }
-                (
-                    Request::Write {
-                        offset: lba * wide,
-                        len,
-                        buffer,
-                        fua,
-                    },
-                    len,
-                    false,
-                )
-            }
-            DiskOp::Zero {
-                lba,
-                blocks,
-                unmap,
-                fua,
-            } => {
-                let request = Request::Zero {
-                    offset: lba * wide,
-                    len: blocks * wide,
-                    unmap,
-                    fua,
-                };
-                (request, 0, false)
-            }
-            DiskOp::Flush => (Request::Flush, 0, false),
-            DiskOp::Unmap(ranges) => {
-                let extents = ranges
-                    .into_iter()
-                    .map(|(lba, blocks)| Extent {
-                        offset: lba * wide,
-                        len: u64::from(blocks) * wide,
-                    })
-                    .collect();
-                (Request::Unmap { extents }, 0, false)
-            }
-            DiskOp::Status { lba } => (Request::Status { offset: lba * wide }, 0, false),
-        })
-    }
-}
-
-const fn bytes_of(blocks: u32, block: u32) -> usize {
-    blocks as usize * block as usize
-}
-
-/// Disk errors in SCSI's words; what SCSI makes of them is `scsi`'s table.
-const fn fault_of(error: DiskError, block: u64) -> Fault {
-    match error {
-        DiskError::OutOfRange => Fault::OutOfRange,
-        DiskError::ReadOnly => Fault::ReadOnly,
-        DiskError::NoSpace => Fault::NoSpace,
-        DiskError::Medium { offset } => Fault::Medium {
-            lba: offset / block,
-        },
-        DiskError::Gone => Fault::NotReady,
-        DiskError::Busy => Fault::Busy,
-        DiskError::Unsupported => Fault::Unsupported,
-        DiskError::Io { .. } => Fault::Hardware,
     }
 }
 

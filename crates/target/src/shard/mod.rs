@@ -10,19 +10,21 @@
 //! | `mod.rs` | the loop, messages, clocks |
 //! | `connection.rs` | sockets: accept, receive, send, end |
 //! | `session.rs` | login, discovery, sessions and their LUN maps |
-//! | `command.rs` | commands: from the CDB to the disk and back |
+//! | `command.rs` | commands: from the CDB to the answer |
+//! | `disk.rs` | their disk operations |
 //! | `abort.rs` | task management, barriers, what ends early |
 
 mod abort;
 mod command;
 mod connection;
+mod disk;
 mod session;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use disk::{DiskError, Reply as DiskReply};
+use ::disk::{DiskError, Reply as DiskReply};
 use ring::{Completion, Event, Fd, Io, Outcome, Pool, PoolLimits, Reactor};
 use slab::Slab;
 use tokio::sync::mpsc;
