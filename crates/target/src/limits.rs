@@ -22,9 +22,13 @@ pub const DATA_OUT_BYTES_MAX: u32 = 16 * 1024 * 1024;
 pub const POOL_BYTES_PER_SHARD: usize = 512 * 1024 * 1024;
 /// Of that, bytes kept for reuse while idle.
 pub const POOL_IDLE_BYTES: usize = 32 * 1024 * 1024;
-/// Share of a shard's buffer memory that one session may hold, as a divisor: past it its commands
-/// get TASK SET FULL while other sessions go on.
-pub const SESSION_SHARE: usize = 4;
+/// Share of a shard's buffer memory that one initiator may hold over all its sessions, as a divisor:
+/// past it its commands get TASK SET FULL while other initiators go on. Buffers count until what they
+/// carry has been taken by the socket.
+pub const INITIATOR_SHARE: usize = 4;
+/// Longest wait for the next data of a write, whose buffer is held meanwhile; then the connection
+/// ends. An initiator's own patience with a command is shorter.
+pub const DATA_OUT_TIME_MAX: Duration = Duration::from_secs(60);
 /// Commands that wait at one LUN for a slot or a range; one more gets TASK SET FULL.
 pub const GATE_QUEUE_MAX: usize = 4096;
 /// Messages from the control plane that wait at a shard; senders wait for room.
@@ -65,5 +69,5 @@ pub const NOTICES: usize = 1024;
 /// Nexuses remembered as writers of one device whose cache is volatile.
 pub const WRITERS_MAX: usize = 1024;
 
-const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD / SESSION_SHARE);
+const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD / INITIATOR_SHARE);
 const _: () = assert!(COMMAND_WINDOW as usize <= GATE_QUEUE_MAX);

@@ -43,6 +43,9 @@ pub struct Config {
     pub login_pdus_max: u32,
     /// Text of one text request over all its continuation PDUs, in bytes.
     pub text_bytes_max: usize,
+    /// Longest wait for the next data of a write, counted by [`super::Connection::tick`] between its
+    /// PDUs; zero: for ever.
+    pub data_timeout: Duration,
     /// Silence after which the target pings; zero: never.
     pub nop_interval: Duration,
     /// Silence after a ping that ends the connection.
@@ -69,6 +72,7 @@ impl Default for Config {
             login_timeout: Duration::from_secs(15),
             login_pdus_max: 64,
             text_bytes_max: 64 * 1024,
+            data_timeout: Duration::from_secs(60),
             nop_interval: Duration::from_secs(15),
             nop_timeout: Duration::from_secs(15),
         }

@@ -43,6 +43,9 @@ pub enum Fatal {
     /// Login did not end in time.
     #[error("login was not completed within {0:?}")]
     LoginTimeout(Duration),
+    /// Data of a write that was asked for, or announced, does not come.
+    #[error("data of a write has not come for {0:?}")]
+    DataTimeout(Duration),
     /// A ping was not answered.
     #[error("the initiator has been silent for {0:?}")]
     Silent(Duration),
@@ -497,7 +500,7 @@ impl Connection {
     /// looks silent: do not call this then.
     ///
     /// # Errors
-    /// [`Fatal`]: login took too long, or the initiator is silent.
+    /// [`Fatal`]: login took too long, data of a write does not come, or the initiator is silent.
     pub fn tick<O: Output>(&mut self, now: Instant, out: &mut O) -> Result<Option<Instant>, Fatal> {
         match &self.phase {
             Phase::Login(login) if login.expects_request() => {
@@ -513,8 +516,24 @@ impl Connection {
                 if self.session.must_announce() {
                     self.send_nop_in(NO_TAG, out);
                 }
-                self.keep_alive(now, out)
+                let data = self.data_deadline(now)?;
+                let alive = self.keep_alive(now, out)?;
+                Ok(data.into_iter().chain(alive).min())
             }
+        }
+    }
+
+    /// A write that gets no data holds a buffer: it must not do so for ever (RFC 7143, 7.14, leaves
+    /// the target to end the connection).
+    fn data_deadline(&mut self, now: Instant) -> Result<Option<Instant>, Fatal> {
+        let limit = self.config.data_timeout;
+        if limit.is_zero() {
+            return Ok(None);
+        }
+        let since = self.session.expecting(now);
+        match since.and_then(|since| since.checked_add(limit)) {
+            Some(deadline) if now >= deadline => Err(Fatal::DataTimeout(limit)),
+            deadline => Ok(deadline),
         }
     }
 

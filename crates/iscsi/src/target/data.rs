@@ -116,6 +116,7 @@ impl Connection {
     ) {
         let first_burst = self.negotiated.first_burst_length;
         let alive = self.session.with(transfer.task, |task| {
+            task.expecting = None;
             if !intact {
                 task.failed.get_or_insert(AbortReason::DataDigest);
             }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 
 use super::event::AbortReason;
 use crate::command::TaskId;
@@ -66,6 +67,8 @@ pub(super) struct Task {
     pub(super) next_offset: u32,
     /// R2Ts on their way.
     pub(super) bursts: Vec<Burst>,
+    /// The timers' first look at it since data last came, while data is expected.
+    pub(super) expecting: Option<Instant>,
     /// The service was told that all is there.
     pub(super) complete: bool,
     /// The transfer failed.
@@ -326,6 +329,17 @@ impl Session {
             .saturating_sub(before)
             .saturating_add(after);
         Some(result)
+    }
+
+    /// Since when the task waits whose data has been expected longest. A wait begins with the first
+    /// look at it.
+    pub(super) fn expecting(&mut self, now: Instant) -> Option<Instant> {
+        if self.pending_write == 0 {
+            return None;
+        }
+        let waiting = |slot: &&mut Slot| slot.live && !slot.task.quiet();
+        let since = |slot: &mut Slot| *slot.task.expecting.get_or_insert(now);
+        self.slots.iter_mut().filter(waiting).map(since).min()
     }
 
     /// Ends a task; false if it had ended before.

@@ -1,6 +1,8 @@
 //! The target's full feature phase under a client that breaks the rules: one test for each class
 //! of past vulnerabilities, and for each rule whose breach has an answer of its own.
 
+use std::time::Duration;
+
 use iscsi::pdu::{
     self, CONTINUE, DataIn, DataOut, FINAL, Header, LogoutRequest, LogoutResponse, NO_TAG, NopIn,
     NopOut, Opcode, READ, ReadyToTransfer, RejectReason, STATUS, ScsiResponse, TaskManagement,
@@ -669,6 +671,69 @@ fn aborting_what_is_not_there() {
         let seen = raw.send(strange.encode(), &[]);
         let answer = TaskManagementResponse::decode(&seen[0].header).response;
         assert_eq!(answer, TmfResponse::NotSupported.to_wire());
+    }
+}
+
+/// The initiator gives a sign of life; then the target's timers run.
+fn ping_and_tick(raw: &mut Raw) -> Result<(), Fatal> {
+    let ping = pdu::NopOut {
+        immediate: true,
+        flags: FINAL,
+        itt: 9,
+        ttt: NO_TAG,
+        ..pdu::NopOut::decode(&Header([0; 48]))
+    };
+    assert_eq!(raw.send(ping.encode(), &[]).len(), 1);
+    let mut out = Wire::default();
+    raw.target.tick(raw.now, &mut out).map(|_| ())
+}
+
+#[test]
+fn data_that_does_not_come_ends_the_connection() {
+    let mut raw = Raw::logged_in(Config::default(), &write_keys("Yes", "No"));
+    let limit = Config::default().data_timeout;
+    let mut out = Wire::default();
+    let command = raw.command(1, FINAL | WRITE, 2048, 0x2a);
+    let seen = raw.send(command.encode(), &[]);
+    let r2t = ReadyToTransfer::decode(&seen[0].header);
+    let first = raw.now;
+    assert!(raw.target.tick(first, &mut out).is_ok());
+    // Pings are no substitute for data.
+    for _ in 0..4 {
+        raw.now += limit / 5;
+        assert!(ping_and_tick(&mut raw).is_ok());
+    }
+    // Some data starts the wait anew.
+    assert!(
+        raw.send(data_out(1, r2t.ttt, 0, 0, false), &[1; 1024])
+            .is_empty()
+    );
+    let second = raw.now;
+    raw.target.tick(second, &mut out).unwrap();
+    let early = limit.checked_sub(Duration::from_millis(1)).unwrap();
+    raw.now = second + early;
+    assert!(ping_and_tick(&mut raw).is_ok());
+    raw.now = second + limit;
+    let error = ping_and_tick(&mut raw).unwrap_err();
+    assert_eq!(error, Fatal::DataTimeout(limit));
+}
+
+#[test]
+fn a_write_that_has_its_data_has_no_deadline() {
+    let config = Config {
+        nop_interval: Duration::ZERO,
+        ..Config::default()
+    };
+    let limit = config.data_timeout;
+    let mut raw = Raw::logged_in(config, &write_keys("No", "Yes"));
+    raw.service.hold = true;
+    let command = raw.command(1, FINAL | WRITE, 512, 0x2a);
+    raw.send(command.encode(), &[1; 512]);
+    assert_eq!(raw.target.tasks(), 1);
+    let mut out = Wire::default();
+    for n in 0..4 {
+        let deadline = raw.target.tick(raw.now + limit * n, &mut out).unwrap();
+        assert_eq!(deadline, None);
     }
 }
 

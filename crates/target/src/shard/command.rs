@@ -14,6 +14,7 @@ use scsi::{DataIn, DiskOp, Response, Resume, Status, Step, Task, Unit};
 use super::Shard;
 use super::connection::Payload;
 use super::disk::OnDisk;
+use super::memory::Charge;
 use crate::gate::{Grant, Pass};
 use crate::limits;
 use crate::message::{ControlRequest, Reply, Ticket};
@@ -56,8 +57,8 @@ pub(super) struct Running {
     pub(super) pass: Option<Pass>,
     /// The initiator may only read here.
     read_only: bool,
-    /// Buffer bytes it counts for in its session's share.
-    held: usize,
+    /// Its buffers, in its initiator's share.
+    charge: Charge,
     /// It ends without an answer.
     pub(super) aborted: bool,
     /// Counted as one whose end somebody waits for.
@@ -139,7 +140,7 @@ impl Shard {
             last_read: None,
             pass: None,
             read_only,
-            held: 0,
+            charge: Charge::default(),
             aborted: false,
             owed: false,
             waits: Vec::new(),
@@ -186,18 +187,17 @@ impl Shard {
         connection.engine.solicit_len(id, len, &mut connection.out);
     }
 
-    /// A buffer for a command, within its session's share of the pool.
+    /// A buffer for a command, within its initiator's share of the pool.
     pub(super) fn take_buffer(&mut self, index: usize, len: usize) -> Option<Buffer> {
         let running = self.running.get_mut(index)?;
-        let session = self.sessions.get_mut(running.session)?;
+        let purse = &self.sessions.get(running.session)?.purse;
         // What the pool really gives: the next power of two.
         let size = len.next_power_of_two().max(ring::buffer::ALIGNMENT);
-        if session.held + size > self.share {
+        if purse.get() + size > self.share {
             return None;
         }
         let buffer = self.pool.take(len)?;
-        session.held += size;
-        running.held += size;
+        running.charge.add(purse, size);
         Some(buffer)
     }
 
@@ -327,13 +327,21 @@ impl Shard {
     }
 
     pub(super) fn finish(&mut self, index: usize, response: &Response) {
-        let running = self.take_out(index);
+        let mut running = self.take_out(index);
         self.answer(
             running.connection,
             running.id,
             response,
             running.last_read.as_ref(),
         );
+        // What was read goes on counting until it is sent.
+        if running.last_read.is_some()
+            && let Some(connection) = self.connections.get_mut(running.connection)
+        {
+            connection
+                .queued
+                .absorb(std::mem::take(&mut running.charge));
+        }
         self.settle(running);
     }
 
@@ -355,7 +363,6 @@ impl Shard {
         let running = self.running.remove(index);
         if let Some(session) = self.sessions.get_mut(running.session) {
             session.tasks.remove(&running.id);
-            session.held -= running.held;
         }
         running
     }

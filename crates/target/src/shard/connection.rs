@@ -7,9 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use iscsi::target::Connection as Engine;
+use iscsi::target::{Connection as Engine, Fatal};
 use ring::{Buffer, Fd, Op, SendList, SharedBuffer};
 
+use super::memory::Charge;
 use super::{Listener, Shard};
 use crate::exports::Exports;
 use crate::limits;
@@ -111,6 +112,9 @@ pub(super) struct Connection {
     sending: bool,
     /// Bytes of the send under way.
     in_send: usize,
+    /// Buffers in the list that gathers, and in the one being sent.
+    pub(super) queued: Charge,
+    in_flight: Charge,
     receiving: bool,
     buffer: Option<Buffer>,
     /// Part of `buffer` that the engine has not seen.
@@ -271,6 +275,8 @@ impl Shard {
             spare: SendList::default(),
             sending: false,
             in_send: 0,
+            queued: Charge::default(),
+            in_flight: Charge::default(),
             receiving: false,
             buffer: Some(buffer),
             unread: 0..0,
@@ -432,6 +438,7 @@ impl Shard {
         let list = std::mem::replace(&mut connection.out.0, spare);
         connection.sending = true;
         connection.in_send = list.len();
+        connection.in_flight = std::mem::take(&mut connection.queued);
         let socket = Arc::clone(&connection.socket);
         let token = self.token(TokenKind::Send, index);
         self.reactor.submit(token.into(), Op::Send { socket, list });
@@ -444,6 +451,7 @@ impl Shard {
         };
         connection.sending = false;
         connection.in_send = 0;
+        connection.in_flight = Charge::default();
         connection.spare = list;
         if connection.dead {
             self.release(index);
@@ -521,7 +529,11 @@ impl Shard {
             Ok(_) => self.mark(index),
             Err(fatal) => {
                 tracing::info!(peer = %connection.peer, %fatal, "connection dropped");
-                self.lose(index, "the initiator did not answer in time");
+                let reason = match fatal {
+                    Fatal::DataTimeout(_) => "the data of a write did not come in time",
+                    _ => "the initiator did not answer in time",
+                };
+                self.lose(index, reason);
             }
         }
     }

@@ -12,12 +12,14 @@
 //! | `session.rs` | login, discovery, sessions and their LUN maps |
 //! | `command.rs` | commands: from the CDB to the answer |
 //! | `disk.rs` | their disk operations |
+//! | `memory.rs` | whose buffers those are |
 //! | `abort.rs` | task management, barriers, what ends early |
 
 mod abort;
 mod command;
 mod connection;
 mod disk;
+mod memory;
 mod session;
 
 use std::collections::{HashMap, HashSet};
@@ -73,7 +75,7 @@ pub(crate) struct Shard {
     io: Io,
     /// Data of commands.
     pool: Pool,
-    /// Bytes of it that one session may hold.
+    /// Bytes of it that one initiator may hold.
     share: usize,
     /// Receive buffers of connections: commands never take their place, nor they that of commands.
     receive_pool: Pool,
@@ -178,7 +180,7 @@ impl Shard {
             io: reactor.io(),
             reactor,
             pool,
-            share: setup.pool_bytes / limits::SESSION_SHARE,
+            share: setup.pool_bytes / limits::INITIATOR_SHARE,
             receive_pool: Pool::new(PoolLimits {
                 bytes_max: limits::CONNECTIONS_PER_SHARD_MAX * limits::RECEIVE_BYTES,
                 idle_bytes_max: limits::POOL_IDLE_BYTES,

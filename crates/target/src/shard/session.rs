@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::abort::Then;
+use super::memory::Purse;
 use crate::access::{self, Origin};
 use crate::config::{self, ChapAlgorithm};
 use crate::exports::Exports;
@@ -38,8 +39,8 @@ pub(super) struct Session {
     connection: ConnectionId,
     /// Running commands by the engine's name for them.
     pub(super) tasks: HashMap<TaskId, usize>,
-    /// Buffer bytes of its commands.
-    pub(super) held: usize,
+    /// Buffer bytes of its initiator.
+    pub(super) purse: Purse,
     ending: Option<&'static str>,
 }
 
@@ -58,6 +59,7 @@ pub(super) fn engine_config() -> Arc<Config> {
     Arc::new(Config {
         command_window: limits::COMMAND_WINDOW,
         login_timeout: limits::LOGIN_TIME_MAX,
+        data_timeout: limits::DATA_OUT_TIME_MAX,
         nop_interval: limits::NOP_INTERVAL,
         nop_timeout: limits::NOP_TIME_MAX,
         ..Config::default()
@@ -65,14 +67,19 @@ pub(super) fn engine_config() -> Arc<Config> {
 }
 
 impl Session {
-    fn new(connection: ConnectionId, shared: Arc<SessionShared>, luns: Vec<SeenUnit>) -> Self {
+    fn new(
+        connection: ConnectionId,
+        shared: Arc<SessionShared>,
+        luns: Vec<SeenUnit>,
+        purse: Purse,
+    ) -> Self {
         let mut session = Self {
             shared,
             luns: Vec::new(),
             numbers: Vec::new(),
             connection,
             tasks: HashMap::new(),
-            held: 0,
+            purse,
             ending: None,
         };
         session.map(luns);
@@ -367,7 +374,13 @@ impl Shard {
                 return self.refuse(index, refusal);
             }
         };
-        let session = Session::new(id, Arc::clone(shared), luns);
+        let initiator = &shared.nexus.initiator;
+        let sibling = self
+            .sessions
+            .iter()
+            .find(|(_, other)| other.shared.nexus.initiator == *initiator);
+        let purse = sibling.map_or_else(Purse::default, |(_, other)| Purse::clone(&other.purse));
+        let session = Session::new(id, Arc::clone(shared), luns, purse);
         shared.set_luns(session.numbers.clone());
         self.links.shared.tell(Notice::SessionOpened {
             initiator: shared.nexus.initiator.to_string(),

@@ -216,6 +216,65 @@ fn one_session_cannot_take_the_memory_of_the_others() {
 }
 
 #[test]
+fn sessions_of_one_initiator_share_its_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        shards: 1,
+        pool_bytes_per_shard: 1 << 20,
+        ..Options::new(directory.path())
+    };
+    let world = World::start_with(directory, options, config(free_port()));
+    let mut first = world.initiator("greedy");
+    let mut second = Initiator::connect(world.address, "greedy", 2).unwrap();
+    assert_eq!(second.run(cdb(&[0]), None, 0).status, 2, "power on");
+    let rule = Rule {
+        count: 64,
+        ..Rule::next(OpKind::Read, Action::Stall)
+    };
+    world.fault.add(rule).unwrap();
+    let reads: Vec<_> = (0..4)
+        .map(|_| first.submit(read10(0, 128), None, 65536))
+        .collect();
+    world.wait_for("the stalled reads", || world.fault.stalled() == 4);
+    let read = second.run(read10(0, 128), None, 65536);
+    assert_eq!(read.status, 0x28, "the first session has the whole share");
+    world.fault.release();
+    for read in reads {
+        assert_eq!(first.end_of(read).0.status, 0);
+    }
+    assert_eq!(second.run(read10(0, 128), None, 65536).status, 0);
+}
+
+#[test]
+fn what_an_initiator_does_not_take_counts_in_its_share() {
+    const MIB: u16 = 2048;
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        shards: 1,
+        pool_bytes_per_shard: 16 << 20,
+        ..Options::new(directory.path())
+    };
+    let world = World::start_with(directory, options, config(free_port()));
+    let mut deaf = world.initiator("deaf");
+    let mut other = Initiator::connect(world.address, "deaf", 2).unwrap();
+    let mut modest = world.initiator("modest");
+    let mut reads = Vec::new();
+    // It asks and does not read: at some time its answers lie in the target's memory.
+    world.wait_for("the end of the share", || {
+        if reads.len() < 100 {
+            reads.push(deaf.submit(read10(0, MIB), None, 1 << 20));
+        }
+        let idle = world.service.devices()[0].running == 0;
+        other.run(read10(0, MIB), None, 1 << 20).status == 0x28 && idle
+    });
+    assert_eq!(modest.run(read10(0, MIB), None, 1 << 20).status, 0);
+    for read in reads {
+        deaf.end_of(read);
+    }
+    assert_eq!(other.run(read10(0, MIB), None, 1 << 20).status, 0);
+}
+
+#[test]
 fn preempt_waits_for_writes_of_a_session_that_is_gone() {
     let world = World::start(LONG);
     let mut a = world.initiator("a");
