@@ -104,16 +104,25 @@ fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// Addresses told to an initiator that discovers the target through `local`: of each enabled
-/// portal of the target; one that listens on every address is told as the address used now.
+/// Addresses told to an initiator that discovers the target through `local`: of each enabled portal
+/// by which it, coming from where it comes from, may use the target; one that listens on every
+/// address is told as the address used now.
 pub(crate) fn addresses(
     target: &Target,
     portals: &[Portal],
+    origin: Origin<'_>,
     local: SocketAddr,
 ) -> Vec<(SocketAddr, u16)> {
+    let usable = |portal: &&Portal| {
+        let portal_of = Origin {
+            portal: &portal.name,
+            ..origin
+        };
+        portal.enabled && permission(target, portal_of).is_some()
+    };
     portals
         .iter()
-        .filter(|portal| portal.enabled && answers_on(target, &portal.name))
+        .filter(usable)
         .filter_map(|portal| {
             let mut address = portal.socket_address();
             if address.ip().is_unspecified() {
@@ -196,6 +205,43 @@ mod tests {
         narrow.network = None;
         narrow.portal = Some("q".to_owned());
         assert!(permission(&target(vec![narrow]), origin("iqn.a")).is_none());
+    }
+
+    #[test]
+    fn only_portals_that_the_rules_let_in_are_told() {
+        let portal = |name: &str, last: u8| Portal {
+            name: name.to_owned(),
+            address: [10, 1, 0, last].into(),
+            port: 3260,
+            interface: None,
+            group: u16::from(last),
+            enabled: true,
+        };
+        let mut portals = [portal("p", 1), portal("q", 2), portal("r", 3)];
+        let told = |target: &Target, portals: &[Portal]| {
+            let local = "10.1.0.1:3260".parse().unwrap();
+            let addresses = addresses(target, portals, origin("iqn.a"), local);
+            addresses
+                .iter()
+                .map(|(_, group)| *group)
+                .collect::<Vec<_>>()
+        };
+        let all = target(vec![rule("*", Action::Allow)]);
+        assert_eq!(told(&all, &portals), [1, 2, 3]);
+        let mut not_q = rule("*", Action::Deny);
+        not_q.portal = Some("q".to_owned());
+        let denied = target(vec![not_q, rule("*", Action::Allow)]);
+        assert_eq!(told(&denied, &portals), [1, 3]);
+        let mut only_p = rule("iqn.a", Action::Allow);
+        only_p.portal = Some("p".to_owned());
+        let mut narrow = target(vec![only_p.clone(), rule("iqn.b", Action::Allow)]);
+        assert_eq!(told(&narrow, &portals), [1]);
+        only_p.portal = Some("r".to_owned());
+        only_p.network = Some("10.2.0.0/16".parse().unwrap());
+        narrow.access.push(only_p);
+        assert_eq!(told(&narrow, &portals), [1], "not from this network");
+        portals[0].enabled = false;
+        assert!(told(&narrow, &portals).is_empty());
     }
 
     #[test]

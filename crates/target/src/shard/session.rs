@@ -429,10 +429,15 @@ impl Shard {
             .filter(|target| wanted(&target.name) && access::permission(target, origin).is_some())
             .map(|target| TargetRecord {
                 name: target.name.clone(),
-                addresses: access::addresses(target, &exports.config.portals, connection.local)
-                    .into_iter()
-                    .map(|(address, group)| format!("{address},{group}"))
-                    .collect(),
+                addresses: access::addresses(
+                    target,
+                    &exports.config.portals,
+                    origin,
+                    connection.local,
+                )
+                .into_iter()
+                .map(|(address, group)| format!("{address},{group}"))
+                .collect(),
             })
             .collect();
         connection.engine.text_answer(&listing, &mut connection.out);
