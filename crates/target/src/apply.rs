@@ -413,9 +413,7 @@ impl Service {
             .control
             .carry_out(unit, durable, applied, None)
             .await
-            .map_err(|_| ServiceError::Stuck {
-                what: unit.name.clone(),
-            })
+            .map_err(|failure| crate::service::failed(&unit.name, failure))
     }
 
     /// A session sees its new LUN map, or ends where it has no right to be any more.

@@ -66,6 +66,24 @@ impl Shared {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Overdue;
 
+/// Why a change was not carried out to its end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Failure {
+    /// The document beside the device could not be written, and why; nothing has changed.
+    NotSaved(String),
+    /// It is published and holds, but what it had to outlive did not end within the bound.
+    Overdue,
+}
+
+impl From<Failure> for Response {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotSaved(_) => Self::fault(Fault::Hardware, true),
+            Failure::Overdue => Self::fault(Fault::NotReady, true),
+        }
+    }
+}
+
 /// Serves the requests of the shards. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
@@ -106,7 +124,8 @@ impl Control {
                 let result = match asked {
                     Ok(applied) => {
                         self.note(&unit, &nexus, &applied);
-                        self.carry_out(&unit, durable, applied, Some(reply)).await
+                        let done = self.carry_out(&unit, durable, applied, Some(reply)).await;
+                        done.map_err(Response::from)
                     }
                     Err(response) => Err(response),
                 };
@@ -197,7 +216,7 @@ impl Control {
         mut durable: tokio::sync::OwnedMutexGuard<Durable>,
         applied: Applied,
         asked_by: Option<Reply>,
-    ) -> Result<(), Response> {
+    ) -> Result<(), Failure> {
         let before = unit.published().reservations.clone();
         if applied.persist {
             let mut beside = durable.beside.clone();
@@ -205,7 +224,7 @@ impl Control {
             beside.mode = Some(applied.unit.mode.saved);
             durable = save(durable, beside).await.map_err(|error| {
                 tracing::error!(device = %unit.name, %error, "cannot write beside the device");
-                Response::fault(Fault::Hardware, true)
+                Failure::NotSaved(error)
             })?;
         }
         let reserved = !Arc::ptr_eq(&before, &applied.unit.reservations);
@@ -228,7 +247,7 @@ impl Control {
             Ok(()) => Ok(()),
             Err(Overdue) => {
                 self.stuck(unit).await;
-                Err(Response::fault(Fault::NotReady, true))
+                Err(Failure::Overdue)
             }
         }
     }
@@ -267,7 +286,7 @@ impl Control {
             Response::fault(Fault::Hardware, true)
         };
         let news = crate::doubt::about_to_write(&mut beside, &nexus)
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(crate::devices::chain(&error)))?;
         if news {
             drop(save(durable, beside).await.map_err(failed)?);
         }
@@ -431,7 +450,7 @@ pub(crate) async fn save(
         durable
             .store
             .save(&beside)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| crate::devices::chain(&error))?;
         durable.beside = beside;
         Ok(durable)
     })

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::check::ConfigError;
 use crate::config::Config;
-use crate::control::{Control, Shared};
+use crate::control::{Control, Failure, Shared};
 use crate::devices;
 use crate::exports::Exports;
 use crate::info::{DeviceInfo, PortalInfo, SessionInfo, Status};
@@ -400,9 +400,7 @@ impl Service {
             .control
             .carry_out(unit, durable, applied, None)
             .await
-            .map_err(|_| ServiceError::Stuck {
-                what: format!("device {}", unit.name),
-            })
+            .map_err(|failure| failed(&unit.name, failure))
     }
 
     /// Stops: no more connections, sessions ended to their last command, everything made stable.
@@ -460,6 +458,19 @@ impl Service {
             }
             Err(error) => tracing::error!(device = %unit.name, %error, "the last flush failed"),
         }
+    }
+}
+
+/// A change of a unit that was not carried out to its end, as an operator's change.
+pub(crate) fn failed(device: &str, failure: Failure) -> ServiceError {
+    match failure {
+        Failure::NotSaved(reason) => ServiceError::Device {
+            device: device.to_owned(),
+            reason,
+        },
+        Failure::Overdue => ServiceError::Stuck {
+            what: format!("device {device}"),
+        },
     }
 }
 
