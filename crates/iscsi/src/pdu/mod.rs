@@ -109,6 +109,12 @@ impl Header {
     pub fn cmd_sn(&self) -> u32 {
         u32::get(&self.0, 24)
     }
+
+    /// ExpStatSN of any PDU of an initiator.
+    #[must_use]
+    pub fn exp_stat_sn(&self) -> u32 {
+        u32::get(&self.0, 28)
+    }
 }
 
 /// A value with a fixed place in a header.

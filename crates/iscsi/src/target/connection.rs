@@ -22,6 +22,7 @@ use crate::pdu::{
     FINAL, Header, LoginRequest, LoginResponse, LoginStatus, NO_TAG, NopIn, NopOut, Opcode, Reject,
     RejectReason, TextRequest,
 };
+use crate::serial;
 use crate::text;
 
 /// Why a connection is to be dropped. Nothing more can be sent on it.
@@ -104,6 +105,8 @@ pub struct Connection {
     pub(super) digests: Digests,
     /// Next StatSN.
     stat_sn: u32,
+    /// The initiator has acknowledged every status before this one.
+    exp_stat_sn: u32,
     pub(super) exchange: Exchange,
     /// Task management functions that wait for their answer.
     pub(super) functions: u32,
@@ -132,6 +135,7 @@ impl Connection {
             negotiated: Negotiated::default(),
             digests: Digests::default(),
             stat_sn: 1,
+            exp_stat_sn: 1,
             exchange: Exchange::Idle,
             functions: 0,
             logout: None,
@@ -194,6 +198,13 @@ impl Connection {
     /// A whole header: what is to become of its data segment.
     fn header<O: Output>(&mut self, header: Header, out: &mut O) -> Result<Incoming, Fatal> {
         if let Phase::FullFeature = self.phase {
+            let acknowledged = header.exp_stat_sn();
+            // What has not been sent cannot be acknowledged.
+            if serial::after(acknowledged, self.exp_stat_sn)
+                && !serial::after(acknowledged, self.stat_sn)
+            {
+                self.exp_stat_sn = acknowledged;
+            }
             return self.request(header, out);
         }
         match header.opcode() {
@@ -419,6 +430,18 @@ impl Connection {
     /// The live tasks, in no order; for ending a session.
     pub fn task_ids(&self) -> impl Iterator<Item = super::TaskId> + '_ {
         self.session.ids()
+    }
+
+    /// StatSN of the last status given to [`Output`].
+    #[must_use]
+    pub const fn last_stat_sn(&self) -> u32 {
+        self.stat_sn.wrapping_sub(1)
+    }
+
+    /// Whether the initiator has said (ExpStatSN) that it has the status with this StatSN.
+    #[must_use]
+    pub const fn acknowledged(&self, stat_sn: u32) -> bool {
+        serial::before(stat_sn, self.exp_stat_sn)
     }
 
     /// Write data that is announced and not yet there, over all tasks, in bytes.

@@ -253,6 +253,32 @@ fn command_numbers() {
 }
 
 #[test]
+fn a_status_counts_as_received_when_the_initiator_says_so() {
+    let mut raw = Raw::logged_in(Config::default(), &[]);
+    let command = raw.command(1, FINAL, 0, 0);
+    let seen = raw.send(command.encode(), &[]);
+    let stat_sn = ScsiResponse::decode(&seen[0].header).stat_sn;
+    assert_eq!(raw.target.last_stat_sn(), stat_sn);
+    assert!(!raw.target.acknowledged(stat_sn));
+    let mut ping = |exp_stat_sn| {
+        let ping = pdu::NopOut {
+            immediate: true,
+            flags: FINAL,
+            itt: NO_TAG,
+            ttt: NO_TAG,
+            exp_stat_sn,
+            ..pdu::NopOut::decode(&Header([0; 48]))
+        };
+        raw.send(ping.encode(), &[]);
+        raw.target.acknowledged(stat_sn)
+    };
+    assert!(!ping(stat_sn), "it expects this very one");
+    assert!(!ping(stat_sn.wrapping_add(2)), "more than was sent");
+    assert!(ping(stat_sn.wrapping_add(1)));
+    assert!(ping(stat_sn), "what was said holds");
+}
+
+#[test]
 fn immediate_commands_are_bounded() {
     let mut raw = Raw::logged_in(Config::default(), &[]);
     raw.service.hold = true;
