@@ -96,7 +96,7 @@ def test_damaged_settings_and_secrets(context: Context) -> None:
         ("settings with a wrong value", settings, _swapped(b'"allow"', b'"alow"'), ("line ", "alow")),
         ("secrets cut", secrets, lambda whole: whole[: whole.index(quoted) + 4], ("line ",)),
         ("secrets of noise", secrets, _garbage, ("line ", "UTF-8")),
-        ("secrets empty", secrets, _empty, ("there is no secret named",)),
+        ("secrets empty", secrets, _empty, ("names a secret that the secrets store does not hold",)),
         ("a secret without its name", secrets, _swapped(quoted, b'"nobody"'), (account.user,)),
     ]
     for label, victim, damage, words in cases:

@@ -8,6 +8,8 @@
 //!                                                          event
 //! ```
 //!
+//! Secrets that come with a document take the same steps: they are staged with it, and in force with it.
+//!
 //! A change runs as a task of its own, so that a client that goes away in the middle cannot leave it
 //! half made. When the process ends between the data path and the activation, the next start serves
 //! the old settings; nobody was told that the new ones hold.
@@ -21,7 +23,9 @@ use api::{Code, Problem};
 use events::Draft;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
-use settings::{ActivateError, CheckError, Document, Imported, Loaded, Plan, Secrets, Store};
+use settings::{
+    ActivateError, CheckError, Document, Loaded, Plan, Secrets, Staged, StagedSecrets, Store,
+};
 use target::{Service, ServiceError};
 
 use crate::data_dir::DataDir;
@@ -59,6 +63,15 @@ pub(crate) struct By {
     pub(crate) caller: Caller,
     pub(crate) expect: Option<u64>,
     pub(crate) why: Option<String>,
+}
+
+/// Secrets that come with a change, by name.
+pub(crate) type NewSecrets = Vec<(String, SecretString)>;
+
+/// A change on disk that is not in force yet.
+struct Pending {
+    settings: Staged,
+    secrets: Option<StagedSecrets>,
 }
 
 /// A change that is in force.
@@ -156,41 +169,26 @@ impl Admin {
             .store()
             .propose(document, &|document| self.check(document))
             .map_err(|error| trouble::propose(&error))?;
-        let (generation, diff, notes) = Box::pin(self.change(by, what, plan)).await?;
+        let changed = Box::pin(self.change(by, what, plan, Vec::new())).await?;
         Ok(Changed {
-            generation,
-            diff,
-            notes,
+            generation: changed.generation,
+            diff: changed.diff,
+            notes: changed.notes,
             value,
         })
     }
 
-    /// Makes a plan be in force.
+    /// Makes a plan be in force, and with it the secrets it comes with: all of it, or nothing.
     pub(crate) async fn carry_out(
         &self,
         by: By,
         what: String,
-        plan: impl FnOnce(&Self) -> Result<Plan, Problem> + Send + 'static,
+        plan: impl FnOnce(&Self) -> Result<(Plan, NewSecrets), Problem> + Send + 'static,
     ) -> Result<Changed<()>, Problem> {
-        self.in_turn(by, what, |admin| Ok((plan(admin)?, ()))).await
-    }
-
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        by: By,
-        what: String,
-        plan: impl FnOnce(&Self) -> Result<(Plan, T), Problem> + Send + 'static,
-    ) -> Result<Changed<T>, Problem> {
         self.alone(move |admin| async move {
             admin.expected(&by)?;
-            let (plan, value) = plan(&admin)?;
-            let (generation, diff, notes) = Box::pin(admin.change(&by, &what, plan)).await?;
-            Ok(Changed {
-                generation,
-                diff,
-                notes,
-                value,
-            })
+            let (plan, secrets) = plan(&admin)?;
+            Box::pin(admin.change(&by, &what, plan, secrets)).await
         })
         .await
     }
@@ -243,11 +241,11 @@ impl Admin {
     pub(crate) fn check_with(
         &self,
         document: &Document,
-        names: &[String],
+        secrets: &NewSecrets,
     ) -> Result<(), CheckError> {
-        let secrets = self.0.parts.secrets.lock();
+        let stored = self.0.parts.secrets.lock();
         check(document, &|name| {
-            secrets.contains(name) || names.iter().any(|other| other == name)
+            stored.contains(name) || secrets.iter().any(|(other, _)| other == name)
         })
     }
 
@@ -258,128 +256,50 @@ impl Admin {
         passphrase: &SecretString,
     ) -> Result<String, Problem> {
         // A copy of its own, so that a slow derivation does not keep the store.
-        let secrets =
-            Secrets::load(self.data_dir().path()).map_err(|error| trouble::secrets(&error))?;
+        let secrets = self.0.parts.secrets.lock().clone();
         settings::export(document, Some((&secrets, passphrase)))
             .map_err(|error| trouble::export(&error))
     }
 
-    /// Makes a document that was read be in force, its secrets first: a document whose secrets are
-    /// missing is never in force. When the document is refused, the secrets go back to what they were.
-    pub(crate) async fn bring_in(
-        &self,
-        by: By,
-        what: String,
-        imported: Imported,
-    ) -> Result<Changed<()>, Problem> {
-        self.alone(move |admin| async move {
-            admin.expected(&by)?;
-            let before = admin.take_in(imported.secrets).await?;
-            let plan = admin
-                .store()
-                .propose_text(imported.text.as_bytes(), &|document| admin.check(document))
-                .map_err(|error| trouble::propose(&error));
-            let changed = match plan {
-                Ok(plan) => Box::pin(admin.change(&by, &what, plan)).await,
-                Err(problem) => Err(problem),
-            };
-            match changed {
-                Ok((generation, diff, notes)) => {
-                    if diff.is_empty() && !before.is_empty() {
-                        admin.apply_secrets().await?;
-                    }
-                    Ok(Changed {
-                        generation,
-                        diff,
-                        notes,
-                        value: (),
-                    })
-                }
-                // Here the change holds, and so do its secrets.
-                Err(problem) if problem.code == Code::TimedOut => Err(problem),
-                Err(problem) => {
-                    admin.give_back(before).await?;
-                    Err(problem)
-                }
-            }
-        })
-        .await
-    }
-
-    /// Takes secrets into the store; gives what was there under their names.
-    async fn take_in(
-        &self,
-        secrets: Vec<(String, SecretString)>,
-    ) -> Result<Vec<(String, Option<SecretString>)>, Problem> {
-        if secrets.is_empty() {
-            return Ok(Vec::new());
-        }
-        let before = secrets
-            .iter()
-            .map(|(name, _)| (name.clone(), self.secret(name)))
-            .collect();
-        let admin = self.clone();
-        let taken = blocking(move || admin.0.parts.secrets.lock().set_all(secrets)).await?;
-        taken.map_err(|error| trouble::secrets(&error))?;
-        Ok(before)
-    }
-
-    async fn give_back(&self, before: Vec<(String, Option<SecretString>)>) -> Result<(), Problem> {
-        for (name, secret) in before {
-            match secret {
-                Some(secret) => drop(self.keep_secret(name, Some(secret)).await?),
-                None => self.forget_secret(name).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Stages, applies, activates. What it answers: generation, diff, notes.
+    /// Stages, applies, activates.
     async fn change(
         &self,
         by: &By,
         what: &str,
         plan: Plan,
-    ) -> Result<(u64, String, Vec<String>), Problem> {
+        secrets: NewSecrets,
+    ) -> Result<Changed<()>, Problem> {
         let before = self.current()?;
         if !plan.is_accepted() {
             let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
             return Err(trouble::settings_refused(&lines));
         }
-        if plan.is_empty() && plan.text == before.text {
-            return Ok((before.generation.number, String::new(), Vec::new()));
+        let secrets = self.news(secrets);
+        if plan.is_empty() && plan.text == before.text && secrets.is_empty() {
+            return Ok(Changed {
+                generation: before.generation.number,
+                diff: String::new(),
+                notes: Vec::new(),
+                value: (),
+            });
         }
         let diff = plan.diff.clone();
         let document = plan.document.clone();
-        let (who, why) = (
-            by.caller.name.clone(),
-            by.why.clone().unwrap_or_else(|| what.to_owned()),
-        );
-        let store = self.store().clone();
-        let staged = blocking(move || store.stage(plan, &who, &why)).await?;
-        let staged = staged.map_err(|error| trouble::stage(&error))?;
-        let overdue = match self.apply(&document).await {
+        let pending = self.stage(by, what, plan, secrets).await?;
+        let overdue = match self.apply(&document, pending.secrets.as_ref()).await {
             Ok(()) => None,
             // The change holds; what had to end before it has not ended yet.
             Err(error @ ServiceError::Stuck { .. }) => Some(error),
             Err(error) => {
-                if let Err(error) = blocking(move || staged.discard()).await? {
-                    tracing::warn!(%error, "a staged generation stays until the next change");
-                }
+                self.discard(pending).await?;
                 return Err(trouble::service(&error));
             }
         };
         let mut notes = Vec::new();
-        let generation = match blocking(move || staged.activate()).await? {
+        let generation = match self.activate(pending, &mut notes).await? {
             Ok(generation) => generation,
-            Err(ActivateError::NotConfirmed { generation, source }) => {
-                notes.push(format!(
-                    "the disk did not confirm the new settings: {source}"
-                ));
-                *generation
-            }
             Err(error) => {
-                if let Err(back) = self.apply(&before.document).await {
+                if let Err(back) = self.apply(&before.document, None).await {
                     tracing::error!(error = %back, "the data path cannot go back to the stored settings");
                 }
                 return Err(trouble::activate(&error));
@@ -389,12 +309,125 @@ impl Admin {
         self.tell(by, what, &generation, &notes);
         match overdue {
             Some(error) => Err(trouble::service(&error)),
-            None => Ok((generation.number, diff, notes)),
+            None => Ok(Changed {
+                generation: generation.number,
+                diff,
+                notes,
+                value: (),
+            }),
         }
     }
 
-    async fn apply(&self, document: &Document) -> Result<(), ServiceError> {
-        let secrets = handed_over(&self.0.parts.secrets.lock());
+    /// Those of the secrets that the store does not hold as they are.
+    fn news(&self, mut secrets: NewSecrets) -> NewSecrets {
+        let stored = self.0.parts.secrets.lock();
+        secrets.retain(|(name, secret)| {
+            let stored = stored.get(name).map(ExposeSecret::expose_secret);
+            stored != Some(secret.expose_secret())
+        });
+        secrets
+    }
+
+    async fn stage(
+        &self,
+        by: &By,
+        what: &str,
+        plan: Plan,
+        secrets: NewSecrets,
+    ) -> Result<Pending, Problem> {
+        let (who, why) = (
+            by.caller.name.clone(),
+            by.why.clone().unwrap_or_else(|| what.to_owned()),
+        );
+        let admin = self.clone();
+        let staged = blocking(move || {
+            let mut stored = admin.0.parts.secrets.lock();
+            // Secrets of the change before this one, where the disk did not take them then: they
+            // belong to settings that this change replaces.
+            stored.finish().map_err(|error| trouble::secrets(&error))?;
+            let settings = admin.store().stage(plan, &who, &why);
+            let settings = settings.map_err(|error| trouble::stage(&error))?;
+            let secrets = match secrets.is_empty() {
+                true => None,
+                false => {
+                    let staged = stored.stage(secrets, &settings);
+                    Some(staged.map_err(|error| trouble::secrets(&error))?)
+                }
+            };
+            Ok(Pending { settings, secrets })
+        });
+        staged.await?
+    }
+
+    async fn discard(&self, pending: Pending) -> Result<(), Problem> {
+        let admin = self.clone();
+        let discarded = blocking(move || {
+            let secrets = pending.secrets.map_or(Ok(()), |secrets| {
+                admin.0.parts.secrets.lock().discard(secrets)
+            });
+            pending.settings.discard().and(secrets)
+        });
+        if let Err(error) = discarded.await? {
+            tracing::warn!(%error, "a change that was given up stays on disk until the next one");
+        }
+        Ok(())
+    }
+
+    /// Makes a change that the data path has taken the current one; then its secrets are.
+    async fn activate(
+        &self,
+        pending: Pending,
+        notes: &mut Vec<String>,
+    ) -> Result<Result<settings::Generation, ActivateError>, Problem> {
+        let admin = self.clone();
+        let activated = blocking(move || {
+            let activated = pending.settings.activate();
+            let Some(secrets) = pending.secrets else {
+                return (activated, Ok(()));
+            };
+            let mut stored = admin.0.parts.secrets.lock();
+            let taken = match &activated {
+                Ok(_) => stored.take(secrets),
+                Err(ActivateError::NotConfirmed { .. }) => {
+                    stored.hold(secrets);
+                    Ok(())
+                }
+                Err(ActivateError::NotActivated(_)) => {
+                    if let Err(error) = stored.discard(secrets) {
+                        tracing::warn!(%error, "staged secrets stay until the next start");
+                    }
+                    Ok(())
+                }
+            };
+            (activated, taken)
+        });
+        let (activated, taken) = activated.await?;
+        if let Err(error) = taken {
+            notes.push(format!(
+                "{error}; the next start or change brings them to their place"
+            ));
+        }
+        Ok(match activated {
+            Err(ActivateError::NotConfirmed { generation, source }) => {
+                notes.push(format!(
+                    "the disk did not confirm the new settings: {source}"
+                ));
+                Ok(*generation)
+            }
+            other => other,
+        })
+    }
+
+    /// Lets the data path serve a document, with the secrets in force or with those to be.
+    async fn apply(
+        &self,
+        document: &Document,
+        staged: Option<&StagedSecrets>,
+    ) -> Result<(), ServiceError> {
+        let secrets = match staged {
+            Some(staged) => handed_over(staged.iter()),
+            None => handed_over(self.0.parts.secrets.lock().iter()),
+        };
         Box::pin(self.service().apply(document.iscsi.clone(), secrets)).await
     }
 
@@ -484,7 +517,7 @@ impl Admin {
     /// Hands the secrets to the data path once more, after one of them changed.
     pub(crate) async fn apply_secrets(&self) -> Result<(), Problem> {
         let document = self.current()?.document.clone();
-        self.apply(&document)
+        self.apply(&document, None)
             .await
             .map_err(|error| trouble::service(&error))
     }
@@ -521,9 +554,11 @@ pub(crate) fn check(
 }
 
 /// The secrets in the form that the data path takes.
-pub(crate) fn handed_over(secrets: &Secrets) -> target::Secrets {
+pub(crate) fn handed_over<'a>(
+    secrets: impl Iterator<Item = (&'a str, &'a SecretString)>,
+) -> target::Secrets {
     let mut handed = target::Secrets::new();
-    for (name, secret) in secrets.iter() {
+    for (name, secret) in secrets {
         handed.insert(name, secret.expose_secret().as_bytes().to_vec());
     }
     handed

@@ -156,7 +156,7 @@ async fn open(
     } = opened;
     let options = options(flags, dir.path(), &loaded.document);
     let config = loaded.document.iscsi.clone();
-    let service = Service::start(options, config, admin::handed_over(&secrets), notices);
+    let service = Service::start(options, config, admin::handed_over(secrets.iter()), notices);
     let service = Box::pin(service)
         .await
         .map_err(|error| trouble::service(&error))?;

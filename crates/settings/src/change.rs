@@ -322,6 +322,13 @@ impl Staged {
         self.loaded.as_ref().map(|loaded| &loaded.generation)
     }
 
+    /// What `current.toml` will hold once the generation is current.
+    pub(crate) fn file(&self) -> io::Result<Vec<u8>> {
+        let loaded = self.loaded.as_ref();
+        let loaded = loaded.ok_or_else(|| io::Error::other("the change was finished already"))?;
+        record::encode(&loaded.generation, &loaded.text).map_err(io::Error::other)
+    }
+
     /// Makes the generation current, stable.
     ///
     /// # Errors

@@ -1,7 +1,5 @@
 //! The settings document: the words a person writes, as types.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use target::config::Config;
 
@@ -115,15 +113,6 @@ impl Document {
     /// The document as a tree.
     pub(crate) fn to_table(&self) -> Result<toml::Table, WriteError> {
         toml::Table::try_from(self).map_err(|error| WriteError::new(&error))
-    }
-
-    /// Names of the secrets that the document refers to.
-    pub fn secret_names(&self) -> BTreeSet<&str> {
-        self.iscsi
-            .accounts
-            .iter()
-            .map(|account| account.secret.as_str())
-            .collect()
     }
 
     /// Checks what belongs to this crate: the service section. What is served is checked by the

@@ -89,5 +89,7 @@ pub use export::{ExportError, ImportError, Imported, SealedSecrets, export, impo
 pub use parse::parse;
 pub use problem::{CheckError, Problem, Problems};
 pub use record::Generation;
-pub use secrets::{SecretAdvice, SecretFault, Secrets, SecretsError, check_secret, random_secret};
+pub use secrets::{
+    SecretAdvice, SecretFault, Secrets, SecretsError, StagedSecrets, check_secret, random_secret,
+};
 pub use store::{GenerationError, HistoryEntry, LoadError, Loaded, OpenError, Store};

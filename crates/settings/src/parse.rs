@@ -33,6 +33,9 @@ pub(crate) fn parse_text(text: &str) -> Result<Document, Problems> {
     Document::deserialize(toml::Deserializer::from(root.clone())).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let path = path_at(&root, at);
+        if is_private(&path) {
+            return lines.problem(at, path, "expected a text in quotes").into();
+        }
         humanize(error.message()).at(&lines, at, path).into()
     })
 }
@@ -78,6 +81,11 @@ pub(crate) fn locate(text: &str, error: &CheckError) -> Problem {
         reason: error.reason.clone(),
         suggestion: None,
     }
+}
+
+/// Whether a secret may stand there by mistake: what is found is not repeated then.
+fn is_private(path: &str) -> bool {
+    path.ends_with(".secret") || path.starts_with("sealed_secrets")
 }
 
 /// One problem a line: a line that went wrong once often goes wrong again.

@@ -3,6 +3,16 @@
 //! `DATA_DIR/secrets/secrets.toml`: directory 0700, file 0600, one `name = "secret"` a line. The settings
 //! name secrets and never hold them. The file can be edited by hand; its permissions are checked at
 //! every load, because a file that others can read has told its secrets already.
+//!
+//! Secrets that come with a document are in force with it, or not at all:
+//!
+//! ```text
+//! settings staged ─► secrets/staged.toml, stable: names the SHA-256 of the settings file to be
+//!   … the caller applies document and secrets to the running service …
+//! settings/current.toml replaced        crash before: the load removes staged.toml
+//! staged.toml renamed to secrets.toml   crash before: the load does it, as the sum is that of
+//!                                       current.toml
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,17 +20,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
 use secrecy::{ExposeSecret, SecretString};
 use toml::de::{DeTable, DeValue};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::document::Document;
+use crate::change::Staged;
 use crate::limits;
 use crate::problem::Lines;
-use crate::storage::{Files, Storage, replace};
+use crate::storage::{Files, Storage, remove_leftover, replace, temporary};
 
 const NOTE: &str = "# Secrets of Sanctum, one a line; keep the mode of this file 0600.\n";
+
+/// What a secret may be called.
+const NAME_RULE: &str = "1 to 128 letters, digits and `- _ . : @`";
+
+/// First words of staged secrets; the sum of the settings file they come into force with follows.
+const STAGED: &str = "# Secrets of Sanctum, in force with the settings of SHA-256 ";
 
 /// Why secrets cannot be had, or not be changed. No variant holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -86,10 +103,7 @@ pub enum SecretsError {
         source: io::Error,
     },
     /// A name that cannot be.
-    #[error(
-        "`{name}` cannot name a secret: 1 to {} letters, digits and `- _ . : @`",
-        limits::SECRET_NAME_BYTES
-    )]
+    #[error("`{name}` cannot name a secret: {NAME_RULE}")]
     Name {
         /// The name, without what a terminal would not show.
         name: String,
@@ -205,10 +219,34 @@ pub fn random_secret() -> Result<SecretString, SecretsError> {
 }
 
 /// The secrets of one host. Debug shows names only; values are wiped when dropped.
+#[derive(Clone)]
 pub struct Secrets {
     storage: Arc<dyn Storage>,
     path: PathBuf,
     secrets: BTreeMap<String, SecretString>,
+    /// The secrets in force are those of the staged file, which has not got its place yet.
+    unfinished: bool,
+}
+
+/// All secrets as they are once a staged generation is current; on disk beside those in force.
+/// One that is forgotten is removed by the next load.
+pub struct StagedSecrets(BTreeMap<String, SecretString>);
+
+impl fmt::Debug for StagedSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl StagedSecrets {
+    /// Names and secrets, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &SecretString)> {
+        pairs(&self.0)
+    }
+}
+
+fn pairs(secrets: &BTreeMap<String, SecretString>) -> impl Iterator<Item = (&str, &SecretString)> {
+    secrets.iter().map(|(name, secret)| (name.as_str(), secret))
 }
 
 impl fmt::Debug for Secrets {
@@ -221,7 +259,8 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Loads the secrets under a data directory; there are none where there is no file.
+    /// Loads the secrets under a data directory; there are none where there is no file. Staged ones
+    /// that a crash left become those in force, or go: the caller keeps others from the directory.
     ///
     /// # Errors
     /// Others could read or change the file, or it cannot be read, or it is no list of secrets.
@@ -248,7 +287,9 @@ impl Secrets {
             storage,
             path,
             secrets: BTreeMap::new(),
+            unfinished: false,
         };
+        loaded.settle(&data_dir.join("settings/current.toml"))?;
         let absent = |error: &SecretsError| matches!(error, SecretsError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound);
         match guard(&*loaded.storage, &loaded.path, 0o600) {
             Ok(()) => {}
@@ -290,17 +331,7 @@ impl Secrets {
 
     /// Names and secrets, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &SecretString)> {
-        self.secrets
-            .iter()
-            .map(|(name, secret)| (name.as_str(), secret))
-    }
-
-    /// Secrets that a document does not refer to.
-    pub fn unreferenced(&self, document: &Document) -> Vec<&str> {
-        let referenced = document.secret_names();
-        self.names()
-            .filter(|name| !referenced.contains(name))
-            .collect()
+        pairs(&self.secrets)
     }
 
     /// Sets a secret, new or in place of the old one, stable on return.
@@ -323,6 +354,69 @@ impl Secrets {
     /// # Errors
     /// As [`Secrets::set`].
     pub fn set_all(&mut self, secrets: Vec<(String, SecretString)>) -> Result<(), SecretsError> {
+        let next = self.with(secrets)?;
+        self.write(next)
+    }
+
+    /// Writes secrets, new or in place of those of their names, to come into force with a staged
+    /// generation: stable on return, and without effect until [`Secrets::take`].
+    ///
+    /// # Errors
+    /// As [`Secrets::set`]; nothing is changed then.
+    pub fn stage(
+        &mut self,
+        secrets: Vec<(String, SecretString)>,
+        with: &Staged,
+    ) -> Result<StagedSecrets, SecretsError> {
+        self.finish()?;
+        let next = self.with(secrets)?;
+        let path = self.staged_path();
+        let failed = |source| SecretsError::Write {
+            path: path.clone(),
+            source,
+        };
+        let settings = with.file().map_err(failed)?;
+        let head = format!("{STAGED}{}\n", sum(&settings));
+        let text = write_text(&head, &next);
+        if let Err(error) = replace(&*self.storage, &path, text.as_bytes()) {
+            // Best effort: a leftover names settings that are never current, and goes.
+            let _ = remove_leftover(&*self.storage, &path);
+            return Err(failed(error.source));
+        }
+        Ok(StagedSecrets(next))
+    }
+
+    /// Puts staged secrets in force; to be called when their generation is current. In memory they
+    /// are in force even where an error is given.
+    ///
+    /// # Errors
+    /// The file did not get its place, or the disk did not confirm it. A load does it, and so does
+    /// the next change of a secret.
+    pub fn take(&mut self, staged: StagedSecrets) -> Result<(), SecretsError> {
+        self.hold(staged);
+        self.finish()
+    }
+
+    /// As [`Secrets::take`] where the disk did not confirm the settings: in memory only, so that a
+    /// load after a loss of power finds the secrets that belong to the settings it finds.
+    pub fn hold(&mut self, staged: StagedSecrets) {
+        self.secrets = staged.0;
+        self.unfinished = true;
+    }
+
+    /// Gives staged secrets up; their generation will never be current.
+    ///
+    /// # Errors
+    /// The file could not be removed; it does no harm and goes with the next load.
+    pub fn discard(&self, staged: StagedSecrets) -> io::Result<()> {
+        drop(staged);
+        remove_leftover(&*self.storage, &self.staged_path())
+    }
+
+    fn with(
+        &self,
+        secrets: Vec<(String, SecretString)>,
+    ) -> Result<BTreeMap<String, SecretString>, SecretsError> {
         let mut next = self.secrets.clone();
         for (name, secret) in secrets {
             check(&name, &secret)?;
@@ -331,7 +425,55 @@ impl Secrets {
         if next.len() > limits::SECRETS {
             return Err(SecretsError::TooMany);
         }
-        self.write(next)
+        Ok(next)
+    }
+
+    fn staged_path(&self) -> PathBuf {
+        self.path.with_file_name("staged.toml")
+    }
+
+    /// Gives the staged file its place, where it has not got it yet.
+    ///
+    /// # Errors
+    /// As [`Secrets::take`].
+    pub fn finish(&mut self) -> Result<(), SecretsError> {
+        if !self.unfinished {
+            return Ok(());
+        }
+        self.storage
+            .rename(&self.staged_path(), &self.path)
+            .map_err(|source| SecretsError::Write {
+                path: self.path.clone(),
+                source,
+            })?;
+        self.unfinished = false;
+        let directory = self.path.parent().unwrap_or(&self.path);
+        self.storage
+            .sync_directory(directory)
+            .map_err(|source| SecretsError::NotConfirmed {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Finishes what a crash cut off: staged secrets whose settings are current are in force.
+    fn settle(&mut self, current: &Path) -> Result<(), SecretsError> {
+        let path = self.staged_path();
+        // Half-written ones are of no use to anybody; where they cannot be removed they do no harm.
+        let _ = remove_leftover(&*self.storage, &temporary(&path));
+        let staged = match self.storage.read(&path, limits::SECRETS_FILE_BYTES) {
+            Ok(staged) => Zeroizing::new(staged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(SecretsError::Read { path, source }),
+        };
+        let current = self.storage.read(current, limits::GENERATION_BYTES);
+        let head = current.map(|current| format!("{STAGED}{}\n", sum(&current)));
+        if head.is_ok_and(|head| staged.starts_with(head.as_bytes())) {
+            self.unfinished = true;
+            return self.finish();
+        }
+        remove_leftover(&*self.storage, &path)
+            .map_err(|source| SecretsError::Write { path, source })
     }
 
     /// Makes a secret of chance, keeps it under a name, and gives it for showing it once.
@@ -360,7 +502,7 @@ impl Secrets {
 
     /// The text of the file.
     pub(crate) fn to_text(&self) -> Zeroizing<String> {
-        write_text(&self.secrets)
+        write_text(NOTE, &self.secrets)
     }
 
     /// Reads the text of a file of secrets.
@@ -370,7 +512,9 @@ impl Secrets {
 
     /// Writes first, then takes: what is in memory is never ahead of the file.
     fn write(&mut self, next: BTreeMap<String, SecretString>) -> Result<(), SecretsError> {
-        let text = write_text(&next);
+        // A staged file that is in force would overrule this one at the next load.
+        self.finish()?;
+        let text = write_text(NOTE, &next);
         let path = self.path.clone();
         match replace(&*self.storage, &path, text.as_bytes()) {
             Ok(()) => {
@@ -407,6 +551,8 @@ fn guard(storage: &dyn Storage, path: &Path, wanted: u32) -> Result<(), SecretsE
     Ok(())
 }
 
+const _: () = assert!(limits::SECRET_NAME_BYTES == 128, "as NAME_RULE says");
+
 fn check(name: &str, secret: &SecretString) -> Result<Option<SecretAdvice>, SecretsError> {
     let right = (1..=limits::SECRET_NAME_BYTES).contains(&name.len())
         && name
@@ -422,6 +568,17 @@ fn check(name: &str, secret: &SecretString) -> Result<Option<SecretAdvice>, Secr
     })
 }
 
+/// The sum that tells one settings file from all others.
+fn sum(file: &[u8]) -> String {
+    use fmt::Write as _;
+    let sum = digest(&SHA256, file);
+    sum.as_ref().iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 fn printable(name: &str) -> String {
     name.chars()
         .filter(|c| !c.is_control())
@@ -430,12 +587,12 @@ fn printable(name: &str) -> String {
 }
 
 /// All in one piece of the right size, so that no copy is left behind by growing.
-fn write_text(secrets: &BTreeMap<String, SecretString>) -> Zeroizing<String> {
+fn write_text(head: &str, secrets: &BTreeMap<String, SecretString>) -> Zeroizing<String> {
     let lengths = secrets
         .iter()
         .map(|(name, secret)| name.len() + 6 * secret.expose_secret().len() + 8);
-    let mut text = Zeroizing::new(String::with_capacity(NOTE.len() + lengths.sum::<usize>()));
-    text.push_str(NOTE);
+    let mut text = Zeroizing::new(String::with_capacity(head.len() + lengths.sum::<usize>()));
+    text.push_str(head);
     for (name, secret) in secrets {
         text.push('"');
         text.push_str(name);
@@ -489,7 +646,16 @@ fn read(bytes: &[u8], source_name: &str) -> Result<Vec<(String, SecretString)>, 
             copy.zeroize();
         }
         let name = name.into_inner().into_owned();
-        check(&name, &value).map_err(|error| damaged(&lines, at, &error.to_string()))?;
+        check(&name, &value).map_err(|error| match error {
+            // Somebody may have mixed up the two sides: what stands there is not repeated.
+            SecretsError::Name { .. } => {
+                damaged(&lines, at, &format!("the name of a secret is {NAME_RULE}"))
+            }
+            SecretsError::Value { fault, .. } => {
+                damaged(&lines, at, &format!("this secret cannot be used: {fault}"))
+            }
+            other => other,
+        })?;
         secrets.push((name, value));
     }
     if secrets.len() > limits::SECRETS {

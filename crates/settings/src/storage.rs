@@ -88,7 +88,7 @@ pub(crate) fn replace(
 }
 
 /// The temporary name of a file: in the same directory, hidden.
-fn temporary(path: &Path) -> PathBuf {
+pub(crate) fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
 }

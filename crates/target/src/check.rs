@@ -52,12 +52,13 @@ pub fn check(config: &Config, secret_exists: &dyn Fn(&str) -> bool) -> Result<()
         if account.user.len() > 255 {
             return fail(format!("chap[{n}].user"), "longer than 255 bytes");
         }
+        // What stands there may be a secret by mistake: it is never repeated.
         if !secret_exists(&account.secret) {
             return fail(
                 format!("chap[{n}].secret"),
                 format!(
-                    "there is no secret named `{}` in the secrets store",
-                    account.secret
+                    "account `{}` names a secret that the secrets store does not hold",
+                    account.user
                 ),
             );
         }

@@ -137,7 +137,9 @@ fn documents_with_mistakes_change_nothing() {
     apply(&good.replace("version = 1", "version = 9"))
         .fails(1, &["line 1, column", "newer release"]);
     apply(&good.replace("secret = \"target\"", "secret = \"lost\""))
-        .fails(1, &[&at("secret = \"target\""), "lost"]);
+        .fails(1, &[&at("secret = \"target\""), "account `target`"]);
+    let leak = apply(&good.replace("secret = \"target\"", "secret = \"hunter2hunter2\""));
+    assert!(!leak.fails(1, &["account `target`"]).err.contains("hunter2"));
     apply(&good.replace("device = \"disk0\"", "device = \"disk9\""))
         .fails(1, &[&at("device = \"disk0\""), "disk9"]);
     apply(&good.replace("size = 67108864", "size = 67108865"))
@@ -189,7 +191,7 @@ fn secrets_that_others_can_read_keep_the_service_from_starting() {
         .filter(|line| !line.starts_with("\"target\""))
         .fold(String::new(), |all, line| all + line + "\n");
     std::fs::write(&path, one).unwrap();
-    run(&mut site.service()).fails(1, &["no secret named `target`", "secrets.toml"]);
+    run(&mut site.service()).fails(1, &["account `target` names a secret", "secrets.toml"]);
     std::fs::write(&path, text).unwrap();
     site.start().stop();
 }

@@ -376,6 +376,53 @@ fn settings_move_to_another_host_with_their_secrets() {
 }
 
 #[test]
+fn secrets_take_effect_with_their_document_or_not_at_all() {
+    let site = Site::new();
+    let service = site.start();
+    let add = |secret: &str| {
+        let words = "chap add bob --secret-stdin";
+        run_with(&mut service.command(words), secret).ok();
+    };
+    add("correct-horse\n");
+    let file = site.scratch("with-secrets.toml");
+    let path = file.display();
+    let export = format!("settings export {path} --with-secrets --passphrase-stdin");
+    run_with(&mut service.command(&export), "a long passphrase\n").ok();
+    let text = std::fs::read_to_string(&file).unwrap();
+    run_with(
+        &mut service.command("chap set-secret bob --secret-stdin"),
+        "battery-staple\n",
+    )
+    .ok();
+    let secrets_file = site.dir().join("secrets/secrets.toml");
+    let secrets = || std::fs::read_to_string(&secrets_file).unwrap();
+    let staged = site.dir().join("secrets/staged.toml");
+    let before = secrets();
+    let generation = service.generation();
+    // The data path refuses the document: its secrets do not come either.
+    std::fs::write(&file, text.replace("size = 67108864", "size = 33554432")).unwrap();
+    let apply = format!("settings apply {path} --passphrase-stdin");
+    run_with(&mut service.command(&apply), "a long passphrase\n").fails(4, &["shrink"]);
+    assert_eq!((secrets(), service.generation()), (before, generation));
+    assert!(!staged.exists());
+    // The same settings with other secrets are a change, too, and one with a generation.
+    std::fs::write(&file, &text).unwrap();
+    run_with(&mut service.command(&apply), "a long passphrase\n").ok();
+    assert!(secrets().contains("\"bob\" = \"correct-horse\""));
+    assert_eq!(service.generation(), generation + 1);
+    assert!(!staged.exists());
+    // A second time there is nothing to do.
+    run_with(&mut service.command(&apply), "a long passphrase\n").ok();
+    assert_eq!(service.generation(), generation + 1);
+    // What a kill between the two leaves is cleared away.
+    service.kill();
+    let left = secrets().replace("correct-horse", "battery-staple");
+    std::fs::write(&staged, left).unwrap();
+    site.start().stop();
+    assert!(secrets().contains("correct-horse") && !staged.exists());
+}
+
+#[test]
 fn tables_are_for_people() {
     let site = Site::new();
     let service = site.start();

@@ -6,7 +6,7 @@ use api::view::{Difference, HistoryEntry, SettingsApplied, SettingsShown};
 use axum::Json;
 use axum::extract::State;
 use secrecy::SecretString;
-use settings::Imported;
+use settings::{Imported, Plan};
 
 use super::extract::{Body, Names};
 use super::{Answer, Failed};
@@ -82,19 +82,7 @@ pub(super) async fn diff(
 ) -> Answer<Difference> {
     let generation = admin.current()?.generation.number;
     let imported = blocking(move || import(&body)).await??;
-    let names: Vec<String> = imported
-        .secrets
-        .iter()
-        .map(|(name, _)| name.clone())
-        .collect();
-    let plan = blocking(move || {
-        let text = imported.text.as_bytes();
-        let plan = admin
-            .store()
-            .propose_text(text, &|document| admin.check_with(document, &names));
-        plan.map_err(|error| trouble::propose(&error))
-    });
-    let plan = plan.await??;
+    let plan = blocking(move || plan_for(&admin, &imported)).await??;
     if !plan.is_accepted() {
         let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
         return Err(trouble::settings_refused(&lines).into());
@@ -115,7 +103,21 @@ pub(super) async fn apply(
         None => "apply a document".to_owned(),
     };
     let imported = blocking(move || import(&body)).await??;
-    told(admin.bring_in(by, what, imported).await?)
+    let changed = admin.carry_out(by, what, move |admin| {
+        let plan = plan_for(admin, &imported)?;
+        Ok((plan, imported.secrets))
+    });
+    told(changed.await?)
+}
+
+/// Plans a document that was read, as if its secrets were there.
+fn plan_for(admin: &Admin, imported: &Imported) -> Result<Plan, Problem> {
+    let plan = admin
+        .store()
+        .propose_text(imported.text.as_bytes(), &|document| {
+            admin.check_with(document, &imported.secrets)
+        });
+    plan.map_err(|error| trouble::propose(&error))
 }
 
 /// Reads a document; one with secrets needs its passphrase.
@@ -138,7 +140,8 @@ pub(super) async fn roll_back(
         let plan = admin
             .store()
             .propose_rollback(generation, &|document| admin.check(document));
-        plan.map_err(|error| trouble::propose(&error))
+        let plan = plan.map_err(|error| trouble::propose(&error))?;
+        Ok((plan, Vec::new()))
     });
     told(changed.await?)
 }

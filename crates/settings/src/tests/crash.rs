@@ -258,3 +258,86 @@ fn secrets_are_the_old_or_the_new_at_every_step() {
         }
     }
 }
+
+/// Settings and secrets that come together: how far they came.
+fn change_with_secret(store: &Store, secrets: &mut Secrets, secret: SecretString) -> Came {
+    let Ok(plan) = store.propose(numbered(77), &anything) else {
+        return Came::Nowhere;
+    };
+    let Ok(staged) = store.stage(plan, "tester", "a change") else {
+        return Came::Nowhere;
+    };
+    let Ok(next) = secrets.stage(vec![("a".to_owned(), secret)], &staged) else {
+        return Came::Nowhere;
+    };
+    match staged.activate() {
+        Ok(_) => {
+            // Where this fails, the next load does it.
+            let _ = secrets.take(next);
+            Came::Through
+        }
+        Err(ActivateError::NotConfirmed { .. }) => {
+            secrets.hold(next);
+            Came::Undecided
+        }
+        Err(ActivateError::NotActivated(_)) => {
+            let _ = secrets.discard(next);
+            Came::Nowhere
+        }
+    }
+}
+
+fn settings_and_secrets_belong_together(fault_at: fn(usize) -> Fault) {
+    let secret = |n: u32| SecretString::from(format!("secret-number-{n:04}"));
+    let load = |disk: &Arc<Disk>| Secrets::load_from(disk.clone(), Path::new("/data"));
+    let value = |secrets: &Secrets| {
+        let secret = secrets.get("a").expect("there");
+        secret.expose_secret().to_owned()
+    };
+    let (old, new) = ("secret-number-0001", "secret-number-0002");
+    let before = Arc::new(prepared(2));
+    load(&before)
+        .expect("loads")
+        .set("a", secret(1))
+        .expect("set");
+    for step in 0.. {
+        let disk = Arc::new(Disk::clone(&before));
+        let (store, _) = start(&disk);
+        let mut secrets = load(&disk).expect("loads");
+        disk.plan(fault_at(step));
+        let came = change_with_secret(&store, &mut secrets, secret(2));
+        let done = disk.steps() <= step;
+        let expected = if came == Came::Nowhere { old } else { new };
+        assert_eq!(value(&secrets), expected, "step {step}, in memory");
+        for seed in 0..SEEDS {
+            let context = format!("step {step}, {came:?}, seed {seed}");
+            let lost = Arc::new(disk.after_crash(seed));
+            let (_, now) = start(&lost);
+            let secrets = load(&lost).expect("loads");
+            assert!(came == Came::Undecided || (now == 77) == (came == Came::Through));
+            let expected = if now == 77 { new } else { old };
+            assert_eq!(value(&secrets), expected, "{context}");
+            goes_on(&lost, &context);
+        }
+        // The host lives on: what comes next is not overruled by what was staged.
+        disk.plan(Fault::None);
+        secrets.set("a", secret(3)).expect("set");
+        drop(secrets);
+        assert_eq!(value(&load(&disk).expect("loads")), "secret-number-0003");
+        if done {
+            assert_eq!(came, Came::Through);
+            assert!(step > 15, "the fault met no step: {step}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn settings_and_their_secrets_fail_once_at_every_step() {
+    settings_and_secrets_belong_together(Fault::At);
+}
+
+#[test]
+fn settings_and_their_secrets_fail_from_every_step_on() {
+    settings_and_secrets_belong_together(Fault::From);
+}

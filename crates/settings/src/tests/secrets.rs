@@ -178,21 +178,6 @@ fn debug_shows_names_only() {
 }
 
 #[test]
-fn secrets_that_nothing_refers_to_are_known() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut secrets = load(&dir).expect("loads");
-    for name in ["host-a", "old"] {
-        secrets.set(name, secret("twelve-bytes")).expect("set");
-    }
-    let document = parse(BASE.as_bytes()).expect("a document");
-    assert_eq!(secrets.unreferenced(&document), ["old"]);
-    assert_eq!(
-        document.secret_names().into_iter().collect::<Vec<_>>(),
-        ["host-a"]
-    );
-}
-
-#[test]
 fn an_export_has_secrets_only_under_a_passphrase() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut secrets = load(&dir).expect("loads");

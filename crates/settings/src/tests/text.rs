@@ -185,3 +185,34 @@ fn a_number_that_toml_has_no_room_for_is_refused() {
     let error = document.to_text().expect_err("too large");
     assert_snapshot!("too_large", error);
 }
+
+/// Whoever writes a secret where its name belongs does not find it in a log or on a screen.
+#[test]
+fn a_secret_in_a_wrong_place_is_not_repeated() {
+    for wrong in [
+        "secret = 8675309867530986",
+        "secret = [\"8675309867530986\"]",
+        "secret = { a = 8675309867530986 }",
+        "secret = 8675309867530986.5",
+        "secret = x8675309867530986",
+        "secret = \"8675309867530986",
+        "secret \"8675309867530986\"",
+        "secret = '8675309867530986\\",
+        "secret = \"\\8675309867530986\"",
+        "secret = 8675309867530986 8675309867530986",
+        "secret: 8675309867530986",
+        "secret = \"a\" 8675309867530986",
+    ] {
+        let text = BASE.replace("secret = \"host-a\"", wrong);
+        let problems = parse(text.as_bytes()).expect_err("is refused");
+        let said = format!("{problems} {problems:?}");
+        assert!(!said.contains("8675309"), "{wrong}: {said}");
+        assert!(
+            problems.list.iter().all(|problem| problem.line > 0),
+            "{said}"
+        );
+    }
+    let text = format!("{BASE}[sealed_secrets]\nmethod = \"m\"\nrounds = \"8675309\"\n");
+    let problems = parse(text.as_bytes()).expect_err("is refused");
+    assert!(!problems.to_string().contains("8675309"), "{problems}");
+}
