@@ -50,6 +50,7 @@ pub(crate) fn open(
         rotational: queue.as_ref().is_some_and(Queue::rotational),
         padding: 0,
         zero_alignment: logical,
+        direct_alignment: Some(logical),
     };
     let plan = Plan {
         anchor: &anchor,

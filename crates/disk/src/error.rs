@@ -171,11 +171,11 @@ pub enum DeviceError {
         /// Why not.
         reason: &'static str,
     },
-    /// Operations of the old cache mode did not end within the bound. The new mode is in force
-    /// for new operations; the promise of the old one has to be assumed until a retry succeeds.
+    /// Operations of the old cache mode, or making them stable, did not end within the bound. The
+    /// old mode stays in force, and so does its promise.
     #[error(
-        "{path}: operations started under the old cache mode did not end within {seconds} s; the \
-         disk may be stuck. Repeat the change when it answers again"
+        "{path}: the cache mode is as before, because operations under way were not stable within \
+         {seconds} s; the disk may be stuck. Repeat the change when it answers again"
     )]
     Stuck {
         /// The file or device.

@@ -63,6 +63,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         rotational: sysfs::Queue::under(stat.st_dev).is_some_and(|queue| queue.rotational()),
         padding: 0,
         zero_alignment: 1,
+        direct_alignment: spec.direct_alignment,
     };
     let reserve = (!(spec.read_only || preallocated && full)).then(Reserve::default);
     if let (Some(reserve), CacheMode::WriteBack) = (&reserve, spec.mode) {

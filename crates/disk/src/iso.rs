@@ -41,6 +41,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError
         rotational: true,
         padding: bytes - length,
         zero_alignment: 1,
+        direct_alignment: None,
     };
     let plan = Plan {
         anchor: &anchor,

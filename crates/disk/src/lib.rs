@@ -47,6 +47,9 @@
 //!   shows as [`DiskError::NoSpace`] at the write and never at the flush.
 //! - *The kernel's one report of a lost write*: the first failed flush is kept; no later one
 //!   succeeds until the device is opened again.
+//! - *A write of one cache mode beside one of another*: never; a change of the mode holds what
+//!   comes, waits for what runs and makes it stable, and only then goes over to the other
+//!   descriptor. Where that does not end within a bound, all stays as it was.
 //! - *A file truncated by somebody else*: [`DiskError::Gone`], never made-up zeros.
 //! - *A crash while an image is made or a document saved*: nothing or all; the old or the new.
 //!

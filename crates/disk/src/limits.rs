@@ -4,6 +4,8 @@
 //! of bits per 4 TiB of image); a RAM disk keeps 24 bytes per [`RAM_CHUNK`] of every gibibyte that
 //! was ever touched (0.04 %).
 
+use std::time::Duration;
+
 /// Smallest logical block in bytes.
 pub const BLOCK_SIZE_MIN: u32 = 512;
 
@@ -43,8 +45,16 @@ pub const RESERVE_GRANULE: u64 = 256 << 10;
 /// Bytes preallocated between two calls of the progress function.
 pub const PREALLOCATE_CHUNK: u64 = 128 << 20;
 
-/// Seconds a change of the cache mode waits for operations started under the old mode.
-pub const MODE_DRAIN_SECONDS: u64 = 30;
+/// Seconds for which a change of the cache mode may hold operations: initiators commonly give a
+/// command 30.
+pub const MODE_DRAIN_SECONDS: u64 = 10;
+
+/// Seconds a change of the cache mode gives the sync before, while nobody is held: it may have all
+/// that the page cache holds to write.
+pub const MODE_SYNC_SECONDS: u64 = 120;
+
+/// How often a change of the cache mode looks whether the kernel has let go of a descriptor.
+pub const MODE_DRAIN_POLL: Duration = Duration::from_millis(1);
 
 /// Direct-I/O alignment assumed where the kernel does not tell; right for every disk in use.
 pub const DIRECT_ALIGNMENT_ASSUMED: u32 = 4096;

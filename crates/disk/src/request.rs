@@ -330,12 +330,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     // Control plane: these block, and are called from a blocking thread.
 
     /// Changes the mode; returns when everything acknowledged under the old mode is as safe as the
-    /// new one promises. A caller that goes *to* write-back tells initiators first: from the
-    /// moment of the call on, writes may be volatile, and [`Features::volatile_cache`] says so.
+    /// new one promises. Operations that come meanwhile wait, within
+    /// [`limits::MODE_DRAIN_SECONDS`]; none runs beside one of another mode. A caller that goes
+    /// *to* write-back tells initiators first: writes may be volatile before the call returns.
     ///
     /// # Errors
-    /// [`DeviceError::Mode`] where the mode cannot be promised (nothing changed),
-    /// [`DeviceError::Sync`] and [`DeviceError::Stuck`] where the old promise could not be kept.
+    /// [`DeviceError::Mode`] where the mode cannot be promised, [`DeviceError::Stuck`] and
+    /// [`DeviceError::Sync`] where the old promise could not be kept, and what opening can say. The
+    /// old mode is then in force.
     fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError>;
 
     /// Image file and RAM disk: extends to `bytes` (never shrinks; `None` takes the file's own

@@ -56,6 +56,11 @@ impl Shard {
         self.reactor.spawn(key, disk.execute(&io, request));
     }
 
+    /// Operations the driver has, abandoned ones included.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.reactor.in_flight()
+    }
+
     fn turn(&mut self) {
         let mut events = Vec::new();
         self.reactor
@@ -112,6 +117,23 @@ impl Shard {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Waits for another thread; fails at the bound.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "looks at another thread's condition repeatedly, within a bound"
+)]
+pub(crate) fn eventually(mut condition: impl FnMut() -> bool) {
+    let look = Duration::from_millis(1);
+    let looks = BOUND.as_millis() / look.as_millis();
+    for _ in 0..looks {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(look);
+    }
+    panic!("the condition did not come to hold");
 }
 
 /// A read into a buffer that is not empty before.

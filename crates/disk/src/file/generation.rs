@@ -1,13 +1,11 @@
-//! A descriptor together with what its cache mode means, and the waiting for its last user.
+//! A descriptor together with what its cache mode means.
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use ring::Fd;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
@@ -32,7 +30,6 @@ pub(crate) struct Generation {
     durable: bool,
     /// Direct I/O was asked for but cannot be had: why.
     note: Option<String>,
-    ended: Arc<Ended>,
 }
 
 /// What a generation is opened from.
@@ -98,7 +95,6 @@ impl Generation {
             direct,
             durable,
             note,
-            ended: Arc::default(),
         }
     }
 
@@ -139,44 +135,15 @@ impl Generation {
         }
     }
 
-    /// Something to wait for, once no new operation can take this one.
-    pub(crate) fn retire(this: &Self) -> Retired {
-        Retired {
-            file: this.file(),
-            ended: Arc::clone(&this.ended),
-        }
+    /// No operation in the kernel holds the descriptor.
+    pub(super) fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.file) == 1
     }
-}
 
-impl Drop for Generation {
-    fn drop(&mut self) {
-        *self.ended.flag.lock() = true;
-        self.ended.changed.notify_all();
-    }
-}
-
-#[derive(Debug, Default)]
-struct Ended {
-    flag: Mutex<bool>,
-    changed: Condvar,
-}
-
-/// A generation that takes no new operations.
-#[derive(Debug)]
-pub(crate) struct Retired {
-    pub(crate) file: Fd,
-    ended: Arc<Ended>,
-}
-
-impl Retired {
-    /// Waits until its last operation has ended; false at the bound.
-    pub(crate) fn wait(&self, bound: Duration) -> bool {
-        let mut ended = self.ended.flag.lock();
-        let waited = self
-            .ended
-            .changed
-            .wait_while_for(&mut ended, |ended| !*ended, bound);
-        !waited.timed_out() || *ended
+    /// A buffered one over any file.
+    #[cfg(test)]
+    pub(super) fn of_file(file: OwnedFd, mode: CacheMode) -> Self {
+        Self::of(file, mode, None, true, None)
     }
 }
 

@@ -7,8 +7,13 @@
 //! | write-back | buffered | page cache, space first; FUA adds `fdatasync` | `fdatasync` | yes |
 //!
 //! **Generations.** The descriptor and what its mode means are one immutable [`Generation`]; an
-//! operation takes a reference and keeps it to its end. A mode change publishes a new one, waits
-//! until the last operation has let go of the old one, and syncs before it returns.
+//! operation enters it and stays to its end. A mode change first makes most of the data stable,
+//! then holds operations that come, waits for those inside and for the kernel, makes the rest
+//! stable, drops the cached pages where direct I/O begins or ends, publishes the new generation,
+//! and lets the held go on. So direct and cached I/O never meet on a page: there a cached neighbour
+//! would be written back from an old copy, or a sector read for a small block would be. Where the
+//! old ones do not end, or the sync does not, within [`crate::limits::MODE_DRAIN_SECONDS`], the
+//! change fails, the old mode stays, and the held go on in it.
 //!
 //! **Direct I/O on coarser alignment** (512-byte blocks over 4 KiB sectors): misaligned ends are
 //! read, changed and written back on the same direct descriptor, and while that is so every write
@@ -23,6 +28,7 @@
 //! **A file truncated under us** shows as a short read, or as a length check in a flush; the device
 //! is then [`DiskError::Gone`] until it is opened again. Zeros are never made up.
 
+mod entrance;
 mod errors;
 mod generation;
 mod mode;
@@ -35,7 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use ring::{Fd, Io, Op, Outcome};
 
 pub(crate) use generation::{Generation, Plan};
@@ -62,6 +68,8 @@ pub(crate) struct Traits {
     pub(crate) padding: u64,
     /// Zeroing by the kernel wants multiples of this many bytes.
     pub(crate) zero_alignment: u32,
+    /// Direct-I/O alignment that takes the place of what the kernel tells.
+    pub(crate) direct_alignment: Option<u32>,
 }
 
 /// Who uses the engine.
@@ -79,18 +87,16 @@ pub(crate) struct Core {
     /// Holds the lock or claim, and is what other descriptors are opened from.
     pub(crate) anchor: Fd,
     pub(crate) bytes: AtomicU64,
-    current: RwLock<Arc<Generation>>,
+    entrance: entrance::Entrance,
     ranges: RangeLock,
     /// Images that are not fully allocated reserve space before a write-back write.
     reserve: Option<Reserve>,
     syncs: sync::Syncs,
     gone: AtomicBool,
-    /// What initiators are to be told; leaves `true` only after a successful sync.
-    volatile: AtomicBool,
     unmap_method: zero::MethodCell,
     zero_method: zero::MethodCell,
-    /// One control-plane change at a time; holds what an earlier one could not wait for.
-    change: Mutex<Vec<generation::Retired>>,
+    /// One control-plane change at a time.
+    change: Mutex<mode::Change>,
     notes: Mutex<Vec<String>>,
 }
 
@@ -115,20 +121,18 @@ pub(crate) struct Parts {
 
 impl FileDisk {
     pub(crate) fn new(parts: Parts) -> Self {
-        let volatile = parts.generation.volatile(&parts.traits);
         let core = Core {
             traits: parts.traits,
             anchor: parts.anchor,
             bytes: AtomicU64::new(parts.bytes),
-            current: RwLock::new(Arc::new(parts.generation)),
+            entrance: entrance::Entrance::new(parts.generation),
             ranges: RangeLock::default(),
             reserve: parts.reserve,
             syncs: sync::Syncs::default(),
             gone: AtomicBool::new(false),
-            volatile: AtomicBool::new(volatile),
             unmap_method: zero::MethodCell::new(parts.unmap),
             zero_method: zero::MethodCell::new(parts.zero),
-            change: Mutex::new(Vec::new()),
+            change: Mutex::default(),
             notes: Mutex::new(parts.notes),
         };
         Self {
@@ -137,7 +141,7 @@ impl FileDisk {
     }
 
     #[cfg(test)]
-    pub(crate) fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 }
@@ -151,14 +155,10 @@ impl Core {
         }
     }
 
-    fn generation(&self) -> Arc<Generation> {
-        Arc::clone(&self.current.read())
-    }
-
-    /// What an operation in flight holds.
+    /// Operations that a mode change holds; `None` while there is none.
     #[cfg(test)]
-    pub(crate) fn hold_generation(&self) -> Arc<Generation> {
-        self.generation()
+    pub(crate) fn held(&self) -> Option<usize> {
+        self.entrance.held()
     }
 
     /// Syncs given to the kernel by shards so far.
@@ -185,7 +185,7 @@ impl Core {
         if changes && self.traits.read_only {
             return Err(DiskError::ReadOnly);
         }
-        let files = self.generation();
+        let files = self.entrance.enter().await;
         match request {
             Request::Read {
                 offset,
@@ -274,12 +274,12 @@ impl Disk for FileDisk {
             unmap_granularity: traits.unmap_granularity,
             read_only: traits.read_only,
             rotational: traits.rotational,
-            volatile_cache: self.core.volatile.load(Ordering::Acquire),
+            volatile_cache: self.core.entrance.generation().volatile(traits),
         }
     }
 
     fn cache_mode(&self) -> CacheMode {
-        self.core.generation().mode()
+        self.core.entrance.generation().mode()
     }
 
     fn execute(&self, io: &Io, request: Request) -> Execution {
@@ -289,7 +289,7 @@ impl Disk for FileDisk {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = self.core.notes.lock().clone();
-        notes.extend(self.core.generation().note());
+        notes.extend(self.core.entrance.generation().note());
         notes
     }
 

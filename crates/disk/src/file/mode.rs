@@ -3,71 +3,133 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
-use super::generation::{Generation, Plan, Retired};
+use super::generation::{Generation, Plan};
 use super::{Core, Kind};
 use crate::create::preallocate;
 use crate::error::DeviceError;
-use crate::limits::MODE_DRAIN_SECONDS;
+use crate::limits::{MODE_DRAIN_POLL, MODE_DRAIN_SECONDS, MODE_SYNC_SECONDS};
 use crate::open::check_device_size;
 use crate::request::{CacheMode, Geometry};
 
+/// What one change of the control plane leaves to the next.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// A sync that was given up on and still runs.
+    unheard: Option<Receiver<Result<(), DeviceError>>>,
+}
+
+/// The control plane blocks on real threads and disks, so no virtual clock reaches it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "one bound over several blocking waits"
+)]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
 impl Core {
-    pub(super) fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
+    pub(super) fn set_cache_mode(self: &Arc<Self>, mode: CacheMode) -> Result<(), DeviceError> {
         self.set_cache_mode_within(mode, Duration::from_secs(MODE_DRAIN_SECONDS))
     }
 
+    /// Holds new operations, waits for those inside, makes all stable, then goes on in the new
+    /// mode; or, on any error, in the old one. Operations are held for at most `bound`.
     pub(crate) fn set_cache_mode_within(
-        &self,
+        self: &Arc<Self>,
         mode: CacheMode,
         bound: Duration,
     ) -> Result<(), DeviceError> {
-        let mut retired = self.change.lock();
-        // What an earlier change could not wait for comes first.
-        self.redeem(&mut retired, bound)?;
-        if self.generation().mode() == mode {
+        let mut change = self.change.lock();
+        let old = self.entrance.generation();
+        if old.mode() == mode {
             return Ok(());
         }
         if mode == CacheMode::WriteBack && !self.traits.read_only {
             check_write_back(self)?;
         }
         let next = Generation::open(self.plan(), mode)?;
-        let volatile = next.volatile(&self.traits);
-        if volatile {
-            self.volatile.store(true, Ordering::Release);
+        // Most of what is to be made stable is, before anybody is held.
+        self.sync_within(&mut change, Duration::from_secs(MODE_SYNC_SECONDS))?;
+        let deadline = now() + bound;
+        let closed = self.entrance.close();
+        if !closed.drain(deadline) || !self.let_go(&old, deadline) {
+            return Err(self.stuck(bound));
         }
-        let old = std::mem::replace(&mut *self.current.write(), Arc::new(next));
-        retired.push(Generation::retire(&old));
-        drop(old);
-        self.redeem(&mut retired, bound)?;
-        if !volatile {
-            self.volatile.store(false, Ordering::Release);
+        let left = deadline.saturating_duration_since(now());
+        self.sync_within(&mut change, left)?;
+        if old.direct().is_some() != next.direct().is_some() {
+            // All of it is clean now. That direct I/O finds no cached copy beside it, and cached
+            // I/O no old one, does not depend on this: the kernel sees to it. It saves memory.
+            rustix::fs::fadvise(&self.anchor, 0, None, Advice::DontNeed).ok();
         }
+        closed.publish(next);
         Ok(())
     }
 
-    /// Waits for the operations of retired generations and makes what they wrote stable.
-    fn redeem(&self, retired: &mut Vec<Retired>, bound: Duration) -> Result<(), DeviceError> {
-        while let Some(generation) = retired.last() {
-            if !generation.wait(bound) {
-                return Err(DeviceError::Stuck {
-                    path: self.traits.path.clone(),
-                    seconds: bound.as_secs(),
-                });
+    /// Waits until the kernel has let go of the descriptors, too; false at the deadline. What an
+    /// operation whose future was dropped gave to the kernel keeps its descriptor to its end.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nobody tells when the kernel lets go: looked at repeatedly, within the bound"
+    )]
+    fn let_go(&self, old: &Generation, deadline: Instant) -> bool {
+        while !old.is_idle() || Arc::strong_count(&self.anchor) > 1 {
+            if now() >= deadline {
+                return false;
             }
-            if !self.traits.read_only {
-                self.sync_blocking(generation.file.as_fd())?;
-            }
-            retired.pop();
-            // An earlier change may have stopped here with the cache still told as volatile.
-            let volatile = self.generation().volatile(&self.traits);
-            self.volatile.store(volatile, Ordering::Release);
+            thread::sleep(MODE_DRAIN_POLL);
         }
-        Ok(())
+        true
+    }
+
+    /// A sync that may never end, waited for within a bound.
+    fn sync_within(
+        self: &Arc<Self>,
+        change: &mut Change,
+        bound: Duration,
+    ) -> Result<(), DeviceError> {
+        if self.traits.read_only {
+            return Ok(());
+        }
+        let deadline = now() + bound;
+        // One at a time, so that repeated tries on a stuck disk do not pile up threads.
+        if let Some(unheard) = change.unheard.take()
+            && matches!(unheard.recv_timeout(bound), Err(RecvTimeoutError::Timeout))
+        {
+            change.unheard = Some(unheard);
+            return Err(self.stuck(bound));
+        }
+        let (tell, heard) = sync_channel(1);
+        let core = Arc::clone(self);
+        let work = move || {
+            let result = core.flush_blocking();
+            // Before it tells: who closes the device next may open it again at once.
+            drop(core);
+            tell.send(result).ok();
+        };
+        let name = "disk-sync".to_owned();
+        if thread::Builder::new().name(name).spawn(work).is_err() {
+            return self.flush_blocking();
+        }
+        let left = deadline.saturating_duration_since(now());
+        heard.recv_timeout(left).unwrap_or_else(|_| {
+            change.unheard = Some(heard);
+            Err(self.stuck(bound))
+        })
+    }
+
+    fn stuck(&self, bound: Duration) -> DeviceError {
+        DeviceError::Stuck {
+            path: self.traits.path.clone(),
+            seconds: bound.as_secs(),
+        }
     }
 
     fn plan(&self) -> Plan<'_> {
@@ -78,7 +140,7 @@ impl Core {
             read_only: self.traits.read_only,
             bytes: self.bytes.load(Ordering::Acquire),
             block_size: self.traits.block_size,
-            direct_alignment: None,
+            direct_alignment: self.traits.direct_alignment,
         }
     }
 
@@ -130,7 +192,7 @@ impl Core {
 
     /// The emulation of small blocks needs whole units at the end.
     fn check_direct_end(&self, size: u64) -> Result<(), DeviceError> {
-        match self.emulated(&self.generation()) {
+        match self.emulated(&self.entrance.generation()) {
             Some(unit) if !size.is_multiple_of(unit) => Err(DeviceError::Size {
                 size,
                 reason: "direct I/O on this file system needs a multiple of 4096 bytes",
@@ -253,5 +315,33 @@ pub(crate) fn prepare_write_back(
             what: "whether space can be reserved",
             source: errno.into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::Shape;
+
+    #[test]
+    fn a_sync_that_does_not_end_is_waited_for_by_the_next_try() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        Shape::thin(1 << 20).create(&path);
+        let disk = Shape::thin(1 << 20).open(&path, CacheMode::WriteBack);
+        let core = disk.core();
+        let (tell, heard) = sync_channel(1);
+        let mut change = Change {
+            unheard: Some(heard),
+        };
+        for _ in 0..2 {
+            let stuck = core.sync_within(&mut change, Duration::from_millis(5));
+            assert!(matches!(stuck, Err(DeviceError::Stuck { .. })), "{stuck:?}");
+            assert!(change.unheard.is_some());
+        }
+        tell.send(Ok(())).unwrap();
+        core.sync_within(&mut change, Duration::from_secs(30))
+            .unwrap();
+        assert!(change.unheard.is_none());
     }
 }

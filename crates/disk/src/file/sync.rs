@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use ring::Io;
 use rustix::io::Errno;
 
@@ -26,6 +27,8 @@ pub(crate) struct Syncs {
     good: AtomicU64,
     /// Error number of the first failure; 0 while all is well.
     failed: AtomicI32,
+    /// One blocking sync at a time: on one descriptor only one would hear of a loss.
+    blocking: Mutex<()>,
 }
 
 impl Syncs {
@@ -103,10 +106,7 @@ impl Core {
         if self.traits.read_only {
             return Ok(());
         }
-        self.sync_blocking(&self.anchor)
-    }
-
-    pub(super) fn sync_blocking(&self, file: impl std::os::fd::AsFd) -> Result<(), DeviceError> {
+        let _turn = self.syncs.blocking.lock();
         let failure = |source| DeviceError::Sync {
             path: self.traits.path.clone(),
             source,
@@ -115,7 +115,7 @@ impl Core {
             0 => {}
             errno => return Err(failure(io::Error::from_raw_os_error(errno))),
         }
-        rustix::fs::fdatasync(file).map_err(|errno| {
+        rustix::fs::fdatasync(&self.anchor).map_err(|errno| {
             let source = io::Error::from(errno);
             self.syncs.fail(&source);
             failure(source)

@@ -9,7 +9,7 @@ use ring::DriverKind;
 use super::{MODES, Shape};
 use crate::ram::RamDisk;
 use crate::request::{CacheMode, Disk, Request};
-use crate::testing::{Shard, shards, write};
+use crate::testing::{Shard, eventually, fill, shards, write};
 
 const BLOCK: u64 = 512;
 const WRITERS: u64 = 3;
@@ -183,6 +183,57 @@ fn the_mode_changes_under_load() {
         }
     });
     assert!(changed.load(Ordering::Relaxed));
+}
+
+/// The same where a small direct write reads and writes back its neighbours, and a cached one
+/// the rest of its page.
+#[test]
+fn the_mode_changes_under_neighbours_in_one_emulated_sector() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    let shape = Shape {
+        alignment: Some(4096),
+        ..Shape::thin(32 << 10)
+    };
+    shape.create(&path);
+    let disk: Arc<dyn Disk> = Arc::new(shape.open(&path, CacheMode::None));
+    writers_do_not_disturb_each_other(&disk, 64, || {
+        for mode in MODES.into_iter().cycle().skip(1).take(96) {
+            disk.set_cache_mode(mode).unwrap();
+        }
+    });
+}
+
+/// A sector is read for a small write; before it is written back, the mode changes and a
+/// neighbour is written.
+#[test]
+fn a_write_never_meets_one_of_another_mode() {
+    for to in [CacheMode::WriteThrough, CacheMode::WriteBack] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let shape = Shape {
+            alignment: Some(4096),
+            ..Shape::thin(32 << 10)
+        };
+        shape.create(&path);
+        let disk = Arc::new(shape.open(&path, CacheMode::None));
+        let (mut slow, mut quick) = (Shard::any(), Shard::any());
+        // Reads its sector; goes on when the shard turns.
+        slow.start(1, &*disk, write(0, &fill(1, 512), false));
+        let changing = {
+            let disk = Arc::clone(&disk);
+            thread::spawn(move || disk.set_cache_mode(to))
+        };
+        eventually(|| disk.core().held().is_some());
+        quick.start(2, &*disk, write(512, &fill(2, 512), false));
+        assert_eq!(disk.core().held(), Some(1), "it did not wait");
+        slow.outcome(1).unwrap();
+        quick.outcome(2).unwrap();
+        changing.join().unwrap().unwrap();
+        assert_eq!(disk.cache_mode(), to);
+        let expected = [fill(1, 512), fill(2, 512)].concat();
+        assert!(quick.bytes(&*disk, 0, 1024) == expected);
+    }
 }
 
 #[test]
