@@ -6,8 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use disk::CacheMode;
-pub use disk::{Backing, Provisioning};
+pub use disk::{Backing, CacheMode, Provisioning};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +29,13 @@ pub struct Config {
     /// Who may ask which targets there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discovery: Option<Authentication>,
+}
+
+impl Config {
+    /// The device of this name.
+    pub fn device(&self, name: &str) -> Option<&Device> {
+        self.devices.iter().find(|device| device.name == name)
+    }
 }
 
 /// An address and port that accepts iSCSI connections.

@@ -1,0 +1,252 @@
+//! Making and removing what backs a device: the image file, and the document beside it.
+//!
+//! The settings name devices; whoever changes them (the service binary) makes an image before a
+//! device names it and removes it after none does. Where the document lies, and what goes with the
+//! device and what stays, is known here and nowhere above:
+//!
+//! | device | its document (identity, reservations) | when the device is removed |
+//! |---|---|---|
+//! | image | `FILE.sanctum` next to the file | stays with the file; goes with it ([`remove_image`]) |
+//! | block | data directory, by the disk's own serial | stays: the disk is the same one when it comes back |
+//! | RAM, ISO | data directory, by the device's name | goes ([`forget`]): nothing of the device is left |
+//!
+//! What can fail between two steps: an image is made whole or not at all; of an image that is
+//! removed the document goes first, so that no later image of that name takes its identity.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use disk::{BesideStore, DeviceError};
+
+use crate::config::{Backing, Device, Provisioning};
+
+/// Why something was not made, looked at or removed. The text names the file and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProvisionError {
+    /// The disk floor would not do it.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// There is no such file, or it cannot be looked at.
+    #[error("cannot use the file {}; correct the path", path.display())]
+    Absent {
+        /// The path given.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The path names something else than a file.
+    #[error("{} is no file; a disk or partition is a device of kind block", path.display())]
+    NoFile {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// It is there still.
+    #[error("cannot remove {}; remove it by hand", path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// What is wrong, for programs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Something is in the place already, and is left as it is.
+    Exists,
+    /// There is nothing in the place.
+    Missing,
+    /// The file system is full.
+    NoSpace,
+    /// The caller cancelled; nothing is left behind.
+    Cancelled,
+    /// Size or block size cannot be.
+    Invalid,
+    /// Anything else; the text and its causes tell.
+    Other,
+}
+
+impl ProvisionError {
+    /// What is wrong, for programs.
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Device(DeviceError::Exists { .. }) => Fault::Exists,
+            Self::Device(DeviceError::NoSpace { .. }) => Fault::NoSpace,
+            Self::Device(DeviceError::Cancelled { .. }) => Fault::Cancelled,
+            Self::Device(DeviceError::Size { .. } | DeviceError::BlockSize { .. }) => {
+                Fault::Invalid
+            }
+            Self::Device(DeviceError::Missing { .. }) | Self::Absent { .. } => Fault::Missing,
+            Self::Device(_) | Self::NoFile { .. } | Self::Remove { .. } => Fault::Other,
+        }
+    }
+}
+
+/// Makes an image file of `size` bytes, all or nothing, never over an existing one. `progress(done,
+/// total)` is called along a preallocation, in bytes; returning false cancels. Blocks.
+///
+/// # Errors
+/// What [`Fault`] lists; nothing is left behind.
+pub fn create_image(
+    path: &Path,
+    size: u64,
+    provisioning: Provisioning,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<(), ProvisionError> {
+    disk::create_image(path, size, provisioning, progress)?;
+    // A thin image is made at once and asks nobody: a cancellation that came meanwhile counts, too.
+    if !progress(size, size) {
+        remove_image(path)?;
+        return Err(DeviceError::Cancelled { path: path.into() }.into());
+    }
+    Ok(())
+}
+
+/// Size in bytes of an image file that is there already.
+///
+/// # Errors
+/// [`ProvisionError::Absent`], [`ProvisionError::NoFile`].
+pub fn image_size(path: &Path) -> Result<u64, ProvisionError> {
+    match path.metadata() {
+        Ok(found) if found.is_file() => Ok(found.len()),
+        Ok(_) => Err(ProvisionError::NoFile { path: path.into() }),
+        Err(source) => Err(ProvisionError::Absent {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+/// Removes an image file and the document beside it; what is not there is removed. No device may
+/// name it any more.
+///
+/// # Errors
+/// [`ProvisionError::Remove`] with what is there still.
+pub fn remove_image(path: &Path) -> Result<(), ProvisionError> {
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let image = Backing::Image {
+        path: file.clone(),
+        size: 0,
+        provisioning: Provisioning::Thin,
+        block_size: 0,
+        read_only: false,
+    };
+    let beside = BesideStore::for_device(&image, "", Path::new(""))?;
+    remove(beside.path())?;
+    remove(&file)?;
+    // The path given may be a link to the file.
+    remove(path)
+}
+
+/// Removes what a device without a place of its own has left in the data directory: a device of
+/// that name is a new one from here on. Images and disks keep theirs.
+///
+/// # Errors
+/// [`ProvisionError::Remove`].
+pub fn forget(device: &Device, data_dir: &Path) -> Result<(), ProvisionError> {
+    match device.backing {
+        Backing::Image { .. } | Backing::Block { .. } => Ok(()),
+        Backing::Ram { .. } | Backing::Iso { .. } => {
+            let beside = BesideStore::for_device(&device.backing, &device.name, data_dir)?;
+            remove(beside.path())
+        }
+    }
+}
+
+/// Whether two paths lead to one file. Where one cannot be looked at, equal paths do.
+pub fn same_file(one: &Path, other: &Path) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => one == other,
+    }
+}
+
+fn remove(path: &Path) -> Result<(), ProvisionError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ProvisionError::Remove {
+            path: path.into(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = directory.read_dir().unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn device(name: &str, backing: Backing) -> Device {
+        Device::new(name, backing)
+    }
+
+    #[test]
+    fn an_image_goes_with_its_document_and_its_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let link = directory.path().join("link.img");
+        create_image(&path, 1 << 20, Provisioning::Thin, &mut |_, _| true).unwrap();
+        assert_eq!(image_size(&path).unwrap(), 1 << 20);
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        std::fs::write(directory.path().join("a.img.sanctum"), "x").unwrap();
+        assert!(same_file(&path, &link) && !same_file(&path, directory.path()));
+        remove_image(&link).unwrap();
+        assert!(names(directory.path()).is_empty());
+        remove_image(&link).unwrap();
+        assert_eq!(image_size(&path).unwrap_err().fault(), Fault::Missing);
+    }
+
+    #[test]
+    fn a_cancelled_thin_image_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let made = create_image(&path, 1 << 20, Provisioning::Thin, &mut |_, _| false);
+        assert_eq!(made.unwrap_err().fault(), Fault::Cancelled);
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn only_what_has_no_place_of_its_own_is_forgotten() {
+        let data = tempfile::tempdir().unwrap();
+        let ram = |name: &str| {
+            let (size, block_size) = (1 << 20, 512);
+            device(name, Backing::Ram { size, block_size })
+        };
+        for name in ["one", "two"] {
+            let ram = ram(name);
+            let store = BesideStore::for_device(&ram.backing, name, data.path()).unwrap();
+            store.load_or_create().unwrap();
+        }
+        forget(&ram("one"), data.path()).unwrap();
+        forget(&ram("one"), data.path()).unwrap();
+        assert_eq!(names(&data.path().join("devices")), ["ram-two.json"]);
+        let image = data.path().join("a.img");
+        create_image(&image, 1 << 20, Provisioning::Thin, &mut |_, _| true).unwrap();
+        let image = device(
+            "a",
+            Backing::Image {
+                path: image,
+                size: 1 << 20,
+                provisioning: Provisioning::Thin,
+                block_size: 512,
+                read_only: false,
+            },
+        );
+        let store = BesideStore::for_device(&image.backing, "a", data.path()).unwrap();
+        store.load_or_create().unwrap();
+        forget(&image, data.path()).unwrap();
+        assert!(store.path().exists());
+    }
+}
