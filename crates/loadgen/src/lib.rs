@@ -9,8 +9,8 @@
 //!   from the moment a command was due, so that a slow target cannot hide by slowing its client).
 //!
 //! Not here: several connections a session, several LUNs, blocks of other sizes than 512 bytes, reads
-//! beside a write of the same block (but for the counters). The memory of the target is watched from
-//! outside ([`watch`]), its processor time and system calls by other tools.
+//! beside a write of the same block (but for the counters). The target's memory, processor time and
+//! system calls are watched by other tools.
 //!
 //! # Key types
 //!
@@ -48,4 +48,3 @@ pub mod model;
 pub mod sense;
 pub mod session;
 pub mod verify;
-pub mod watch;

@@ -106,9 +106,6 @@ struct Verify {
     /// Takes over what an earlier run left
     #[arg(long)]
     adopt: bool,
-    /// Process whose memory is sampled
-    #[arg(long)]
-    watch_pid: Option<u32>,
     /// File for the report; it goes to the standard output in any case
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -183,7 +180,6 @@ fn run_verify(asked: &Verify) -> Result<String> {
         hang: Duration::from_secs(asked.hang),
         seed: asked.seed,
         adopt: asked.adopt,
-        watch: asked.watch_pid,
     };
     let report = verify::run(&options).with_context(|| format!("seed {}", asked.seed))?;
     let text = serde_json::to_string_pretty(&report)?;

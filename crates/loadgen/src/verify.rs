@@ -23,7 +23,6 @@ use self::worker::Worker;
 use crate::block::BYTES;
 use crate::limits;
 use crate::session::{Destination, News, Session};
-use crate::watch::Watch;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -62,8 +61,6 @@ pub struct Options {
     /// Takes over what an earlier run with the same number of initiators left, instead of expecting
     /// zeros.
     pub adopt: bool,
-    /// Process whose memory is sampled.
-    pub watch: Option<u32>,
 }
 
 /// What the workers share in a turn.
@@ -111,7 +108,6 @@ pub fn run(options: &Options) -> Result<Report, VerifyError> {
         if run.turn(&mut reactor, options)? {
             return run.end();
         }
-        run.sample();
     }
 }
 
@@ -137,11 +133,9 @@ fn check(options: &Options) -> Result<(), VerifyError> {
 struct Run {
     workers: Vec<Worker>,
     board: Board,
-    watch: Option<Watch>,
     rng: fastrand::Rng,
     next_kill: Instant,
     next_reset: Instant,
-    next_sample: Instant,
 }
 
 impl Run {
@@ -166,11 +160,9 @@ impl Run {
         Self {
             workers,
             board,
-            watch: options.watch.map(Watch::new),
             rng,
             next_kill: now + options.kill_every,
             next_reset: now + options.reset_every,
-            next_sample: now,
         }
     }
 
@@ -221,19 +213,10 @@ impl Run {
         Ok(done)
     }
 
-    fn sample(&mut self) {
-        let now = self.board.now;
-        if let (Some(watch), true) = (&mut self.watch, now >= self.next_sample) {
-            watch.sample();
-            self.next_sample = now + Duration::from_millis(500);
-        }
-    }
-
     fn end(mut self) -> Result<Report, VerifyError> {
         self.board.counters.settle()?;
         let mut report = self.board.report;
         report.capacity_blocks = self.board.capacity;
-        report.memory = self.watch.as_ref().and_then(Watch::memory);
         Ok(report)
     }
 }

@@ -236,7 +236,7 @@ fn under(lie: Lie, options: impl FnOnce(SocketAddr) -> Options) -> Result<Report
         ))
         .unwrap();
     let result = run(&options(address));
-    runtime.block_on(service.shutdown());
+    runtime.block_on(service.shutdown()).unwrap();
     result
 }
 
@@ -258,7 +258,6 @@ fn options(portal: SocketAddr) -> Options {
         hang: HANG,
         seed: 7,
         adopt: false,
-        watch: None,
     }
 }
 

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::limits::ERROR_KINDS_MAX;
 use crate::model::Wrong;
-use crate::watch::Memory;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -124,8 +123,6 @@ pub struct Report {
     pub capacity_blocks: u64,
     /// Longest time from a command to its answer, in milliseconds.
     pub slowest_ms: u128,
-    /// Memory of the process watched.
-    pub memory: Option<Memory>,
 }
 
 impl Report {
