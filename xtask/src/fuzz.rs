@@ -59,10 +59,10 @@ pub(crate) struct Run {
 
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let word = if self.clean {
-            "clean"
-        } else {
-            "CRASHED (fuzz/artifacts has the input)"
+        let word = match (self.clean, self.executions) {
+            (_, 0) => "DID NOT RUN",
+            (true, _) => "clean",
+            (false, _) => "CRASHED (fuzz/artifacts has the input)",
         };
         write!(
             f,

@@ -77,6 +77,12 @@ pub(crate) const LADDER: &[Rung] = &[
         work: Work::Program(Style::Libtest, doc),
     },
     Rung {
+        name: "pages",
+        about: "the documentation itself, warnings refused",
+        bound: minutes(10),
+        work: Work::Program(Style::ExitCode, pages),
+    },
+    Rung {
         name: "corpus",
         about: "fuzz corpora replayed",
         bound: minutes(10),
@@ -125,6 +131,9 @@ pub(crate) const LADDER: &[Rung] = &[
         work: Work::Program(Style::Closing, soak),
     },
 ];
+
+/// What the Python suites run.
+pub(crate) const BINARIES: [&str; 3] = ["sanctumd", "sanctum", "loadgen"];
 
 fn fmt(_root: &Path) -> Command {
     let mut command = cargo();
@@ -180,12 +189,27 @@ fn doc(_root: &Path) -> Command {
     command
 }
 
+fn pages(_root: &Path) -> Command {
+    let mut command = cargo();
+    command.args(["doc", "--workspace", "--no-deps", "--locked"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    command
+}
+
 fn build(_root: &Path) -> Command {
     let mut command = cargo();
-    command.args([
-        "build", "--locked", "-p", "sanctumd", "-p", "sanctum", "-p", "loadgen",
-    ]);
+    command.args(["build", "--locked"]);
+    command.args(BINARIES.iter().flat_map(|name| ["-p", name]));
     command
+}
+
+/// Builds what the Python suites run.
+pub(crate) fn build_binaries(root: &Path) -> Result<()> {
+    let (ended, _) = program(&mut build(root), root, Style::ExitCode, minutes(20))?;
+    if !ended.success() {
+        bail!("the binaries cannot be built");
+    }
+    Ok(())
 }
 
 /// A run of the Python suites against the binaries of the dev profile.
@@ -256,7 +280,9 @@ pub(crate) fn test(root: &Path, only: &[String], no_packages: bool) -> Result<bo
 
 /// The checks that change nothing and run nothing.
 pub(crate) fn verify(root: &Path) -> Result<bool> {
-    let only: Vec<String> = ["fmt", "tidy", "clippy"].map(str::to_owned).to_vec();
+    let only: Vec<String> = ["fmt", "tidy", "clippy", "pages"]
+        .map(str::to_owned)
+        .to_vec();
     test(root, &only, true)
 }
 

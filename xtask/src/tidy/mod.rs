@@ -1,6 +1,7 @@
 //! House rules as code. Each finding names the file, the rule and what to do.
 
 mod floors;
+mod licences;
 mod source;
 
 use std::fs;
@@ -40,7 +41,7 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
 pub(crate) fn count(root: &Path) -> Result<Counts> {
     let sources = sources(root)?;
     let exceptions = source::Exceptions::read(&root.join(EXCEPTIONS))?;
-    let rules: [(&str, Vec<Finding>); 5] = [
+    let rules: [(&str, Vec<Finding>); 6] = [
         (
             "files and functions are short",
             source::lengths(&sources, &exceptions),
@@ -50,12 +51,16 @@ pub(crate) fn count(root: &Path) -> Result<Counts> {
             source::opening(&sources),
         ),
         (
-            "protocol crates forbid unsafe code",
-            floors::unsafe_forbidden(root),
+            "crates forbid unsafe code, but for ring",
+            source::safe(&sources),
         ),
         (
             "crates are named for what they provide, and keep to their floors",
             floors::check(root)?,
+        ),
+        (
+            "what is linked in has a licence that goes with ours",
+            licences::check(root)?,
         ),
         ("Python files open with a docstring", source::python(root)?),
     ];

@@ -86,6 +86,20 @@ pub(crate) fn opening(sources: &[Source]) -> Vec<Finding> {
     sources.iter().filter(opens).map(finding).collect()
 }
 
+/// The crate that holds the house's `unsafe`, each block with its SAFETY comment (clippy refuses others).
+const UNSAFE: &str = "crates/ring/";
+
+/// Roots of crates that do not forbid unsafe code.
+pub(crate) fn safe(sources: &[Source]) -> Vec<Finding> {
+    let is_root = |path: &str| path.ends_with("src/lib.rs") || path.ends_with("src/main.rs");
+    sources
+        .iter()
+        .filter(|source| is_root(&source.path) && !source.path.starts_with(UNSAFE))
+        .filter(|source| !blank(&source.text).contains("#![forbid(unsafe_code)]"))
+        .map(|source| Finding::new(source.path.as_str(), "wants #![forbid(unsafe_code)]"))
+        .collect()
+}
+
 /// Python files without a docstring at their top.
 pub(crate) fn python(root: &Path) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
@@ -306,6 +320,25 @@ mod tests {
         assert_eq!(lengths(&sources, &Exceptions(vec![])).len(), 1);
         let excepted = Exceptions(vec![("crates/a/src/lib.rs".to_owned(), "long".to_owned())]);
         assert!(lengths(&sources, &excepted).is_empty());
+    }
+
+    #[test]
+    fn roots_forbid_unsafe_code_but_for_the_one_that_holds_it() {
+        let source = |path: &str, text: &str| Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
+        let sources = [
+            source("crates/a/src/lib.rs", "//! x\n#![forbid(unsafe_code)]\n"),
+            source("crates/b/src/main.rs", "//! #![forbid(unsafe_code)]\n"),
+            source("crates/b/src/other.rs", "//! x\n"),
+            source("crates/ring/src/lib.rs", "//! x\n"),
+        ];
+        let places: Vec<String> = safe(&sources)
+            .into_iter()
+            .map(|found| found.place)
+            .collect();
+        assert_eq!(places, ["crates/b/src/main.rs"]);
     }
 
     #[test]
