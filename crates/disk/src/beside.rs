@@ -304,6 +304,24 @@ struct Whole<'a> {
     beside: &'a RawValue,
 }
 
+/// The path of the document beside an image, whether or not there is one.
+pub fn document_of_image(image: &Path) -> PathBuf {
+    // Next to the file itself: a link to it is no other device.
+    let image = image.canonicalize().unwrap_or_else(|_| image.to_path_buf());
+    with_suffix(&image, ".sanctum")
+}
+
+/// Where a document is written before it takes its name.
+pub(crate) fn temporary_of(document: &Path) -> PathBuf {
+    with_suffix(document, ".new")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 /// Where a device's document lies.
 #[derive(Debug)]
 pub struct BesideStore {
@@ -322,13 +340,7 @@ impl BesideStore {
     /// [`DeviceError::Open`] where it cannot be asked.
     pub fn for_device(backing: &Backing, name: &str, data_dir: &Path) -> Result<Self, DeviceError> {
         let path = match backing {
-            Backing::Image { path, .. } => {
-                // Next to the file itself: a link to it is no other device.
-                let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-                let mut beside = path.into_os_string();
-                beside.push(".sanctum");
-                PathBuf::from(beside)
-            }
+            Backing::Image { path, .. } => document_of_image(path),
             Backing::Block { path, .. } => key::file(data_dir, &key::of_block(path)?),
             Backing::Ram { .. } => key::file(data_dir, &key::of_name("ram", name)),
             Backing::Iso { .. } => key::file(data_dir, &key::of_name("optical", name)),
@@ -396,7 +408,7 @@ impl BesideStore {
         self.storage
             .make_directory(directory)
             .map_err(failed("making its directory"))?;
-        let temporary = self.temporary();
+        let temporary = temporary_of(&self.path);
         self.storage
             .remove(&temporary)
             .map_err(failed("removing an old temporary file"))?;
@@ -423,12 +435,6 @@ impl BesideStore {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         }
-    }
-
-    fn temporary(&self) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".new");
-        PathBuf::from(name)
     }
 
     fn encode(&self, beside: &Beside) -> Result<Vec<u8>, BesideError> {

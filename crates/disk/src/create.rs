@@ -1,4 +1,10 @@
-//! Making image files: all or nothing, never over an existing file.
+//! Making image files: all or nothing, never over an existing file; and removing them.
+//!
+//! A document left over from an earlier image would give a new one that image's identity and
+//! reservations, so beside one nothing is made. Removing takes the image first and its document
+//! last: a crash between leaves a document that is in the way of a new image, which is safe. The
+//! other way round it would leave an image that, still in somebody's settings, is served as
+//! another disk and without its reservations.
 //!
 //! The file has no name while it is made (`O_TMPFILE`), so a crash, a cancellation or a full disk
 //! leaves nothing behind, and nobody sees half an image; it is linked under its name last, which
@@ -6,14 +12,17 @@
 //! file is made under its name and removed on failure; a crash then leaves a file that is shorter
 //! than the settings say or not locked, which opening tells.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::backing::Provisioning;
+use crate::beside::{document_of_image, temporary_of};
 use crate::error::DeviceError;
+use crate::image::{lock, open_regular};
 use crate::limits::{PREALLOCATE_CHUNK, ZERO_CHUNK};
 use crate::open::check_device_size;
 
@@ -27,7 +36,9 @@ const IMAGE_MODE: Mode = Mode::from_raw_mode(0o600);
 /// blocking thread.
 ///
 /// # Errors
-/// [`DeviceError::Exists`] (nothing is ever overwritten), [`DeviceError::NoSpace`],
+/// [`DeviceError::Exists`] (nothing is ever overwritten), [`DeviceError::Leftover`] (the document
+/// of an earlier image lies there; so what lies there later is this image's),
+/// [`DeviceError::NoSpace`],
 /// [`DeviceError::Cancelled`], [`DeviceError::Size`] (not a multiple of 512 bytes, or too large),
 /// [`DeviceError::Create`]; in every case nothing is left behind.
 pub fn create_image(
@@ -39,6 +50,11 @@ pub fn create_image(
     check_device_size(size, 512)?;
     if path.symlink_metadata().is_ok() {
         return Err(DeviceError::Exists { path: path.into() });
+    }
+    let document = document_of_image(path);
+    if document.symlink_metadata().is_ok() {
+        let path = path.into();
+        return Err(DeviceError::Leftover { path, document });
     }
     let pending = Pending::start(path)?;
     let file = pending.file.as_fd();
@@ -57,6 +73,58 @@ pub fn create_image(
     rustix::fs::fsync(file)
         .map_err(|errno| fullness(path, "making the file stable", size, errno))?;
     pending.finish()
+}
+
+/// Removes an image file and the document beside it, durably: how the making of a device is undone.
+/// What is not there counts as removed, so a removal that failed can be repeated. Blocks.
+///
+/// # Errors
+/// [`DeviceError::Locked`] while a device or program uses the image and
+/// [`DeviceError::WrongKind`] (nothing was removed); [`DeviceError::Open`],
+/// [`DeviceError::Remove`].
+pub fn remove_image(path: &Path) -> Result<(), DeviceError> {
+    let document = document_of_image(path);
+    let image = match path.canonicalize() {
+        Ok(image) => Some(image),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(source) => {
+            let path = path.into();
+            return Err(DeviceError::Open { path, source });
+        }
+    };
+    if let Some(image) = image {
+        let file = open_regular(&image, true, "an image file")?;
+        lock(&file, &image, false)?;
+        remove(&image)?;
+    }
+    remove(&temporary_of(&document))?;
+    remove(&document)
+}
+
+/// Removes a file and makes that stable; none is no error.
+fn remove(path: &Path) -> Result<(), DeviceError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            let path = path.into();
+            return Err(DeviceError::Remove { path, source });
+        }
+    }
+    let directory = directory_of(path);
+    std::fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| DeviceError::Remove {
+            path: directory.into(),
+            source,
+        })
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn failed<'a>(path: &'a Path, step: &'static str) -> impl Fn(Errno) -> DeviceError + 'a {
@@ -140,10 +208,7 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     fn start(path: &'a Path) -> Result<Self, DeviceError> {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = directory_of(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(parent, flags, Mode::empty())
             .map_err(failed(path, "opening its directory"))?;
@@ -194,7 +259,12 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if self.named {
+        // Under its name may be somebody else's file by now.
+        let same = |there: Stat| {
+            rustix::fs::fstat(&self.file)
+                .is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
+        };
+        if self.named && rustix::fs::lstat(self.path).is_ok_and(same) {
             rustix::fs::unlink(self.path).ok();
         }
     }
@@ -225,6 +295,12 @@ mod tests {
         named(&path).unwrap().finish().unwrap();
         assert!(path.exists());
         assert!(matches!(named(&path), Err(DeviceError::Exists { .. })));
+        assert!(path.exists(), "somebody else's file was removed");
+        std::fs::remove_file(&path).unwrap();
+        let pending = named(&path).unwrap();
+        std::fs::rename(&path, directory.path().join("moved.img")).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        drop(pending);
         assert!(path.exists(), "somebody else's file was removed");
     }
 

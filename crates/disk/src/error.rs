@@ -99,6 +99,26 @@ pub enum DeviceError {
         /// The path given.
         path: PathBuf,
     },
+    /// The document of an image that is no more lies where the new image's would; nothing was
+    /// changed. Made beside it, a new image would have the old one's identity and reservations.
+    #[error(
+        "{document} is left over from an earlier image {path}, whose identity and reservations it \
+         holds; remove {document} to make a new image, or put the earlier image back and use that"
+    )]
+    Leftover {
+        /// The image that was to be made.
+        path: PathBuf,
+        /// The document that is in the way.
+        document: PathBuf,
+    },
+    /// An image or its document could not be removed; a repeated removal goes on from there.
+    #[error("cannot remove {path}; remove it again when the cause is mended")]
+    Remove {
+        /// The file, or the directory that could not be made stable.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// There is not enough space; nothing was left behind.
     #[error(
         "no space for {path}: {need} bytes are needed; free some space or choose a smaller size"

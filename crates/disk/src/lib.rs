@@ -6,7 +6,7 @@
 //! shared by all shards; an operation ([`Request`]) runs as a future on the shard that starts it,
 //! does its input and output through that shard's `ring::Io`, and ends in a [`Reply`] or one of the
 //! few [`DiskError`]s that one table in `scsi` turns into sense data. [`create_image`] makes image
-//! files. [`beside`] keeps what must move with a device: identity, reservations, saved mode pages.
+//! files, [`remove_image`] removes them with their documents. [`beside`] keeps what must move with a device: identity, reservations, saved mode pages.
 //!
 //! # What it is not
 //!
@@ -82,8 +82,8 @@ mod testing;
 mod tests;
 
 pub use backing::{Backing, Provisioning};
-pub use beside::{Beside, BesideError, BesideStore};
-pub use create::create_image;
+pub use beside::{Beside, BesideError, BesideStore, document_of_image};
+pub use create::{create_image, remove_image};
 pub use delay::Delay;
 pub use depth::Depth;
 pub use error::DeviceError;

@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use super::{Mounted, root, space_of};
-use crate::DeviceError;
+use super::{Mounted, Shape, root, space_of};
+use crate::backing::Backing;
 use crate::backing::Provisioning::{Preallocated, Thin};
-use crate::create::create_image;
+use crate::create::{create_image, remove_image};
 use crate::limits::PREALLOCATE_CHUNK;
+use crate::request::CacheMode;
+use crate::{BesideStore, DeviceError, document_of_image};
 
 fn names(directory: &std::path::Path) -> Vec<String> {
     let entry = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
@@ -40,6 +42,71 @@ fn an_existing_file_is_left_as_it_is() {
     }
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     assert_eq!(names(directory.path()).len(), 2);
+}
+
+#[test]
+fn a_new_image_never_takes_over_an_old_identity() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    let shape = Shape::thin(1 << 20);
+    shape.create(&path);
+    let backing = Backing::Image {
+        path: path.clone(),
+        size: 1 << 20,
+        provisioning: Thin,
+        block_size: 512,
+        read_only: false,
+    };
+    let store = BesideStore::for_device(&backing, "a", directory.path()).unwrap();
+    let old = store.load_or_create().unwrap();
+    assert_eq!(
+        document_of_image(&path).canonicalize().unwrap(),
+        store.path().canonicalize().unwrap()
+    );
+    fs::remove_file(&path).unwrap();
+    let refused = create_image(&path, 1 << 20, Thin, &mut |_, _| true).unwrap_err();
+    assert!(
+        matches!(&refused, DeviceError::Leftover { document, .. } if document.exists()),
+        "{refused}"
+    );
+    assert_eq!(names(directory.path()), ["a.img.sanctum"]);
+    assert_eq!(store.load().unwrap(), Some(old));
+    // The two ways out: without the document, or with the image.
+    remove_image(&path).unwrap();
+    assert!(names(directory.path()).is_empty());
+    shape.create(&path);
+}
+
+#[test]
+fn an_image_is_removed_before_its_document_and_never_while_it_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, link) = (directory.path().join("a.img"), directory.path().join("b"));
+    let shape = Shape::thin(1 << 20);
+    shape.create(&path);
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let document = document_of_image(&link);
+    assert_eq!(document, document_of_image(&path));
+    fs::write(&document, "identity").unwrap();
+    fs::write(directory.path().join("a.img.sanctum.new"), "half").unwrap();
+    let disk = shape.open(&path, CacheMode::None);
+    let used = remove_image(&path).unwrap_err();
+    assert!(matches!(used, DeviceError::Locked { .. }), "{used}");
+    assert_eq!(names(directory.path()).len(), 4);
+    drop(disk);
+    remove_image(&link).unwrap();
+    assert_eq!(names(directory.path()), ["b"]);
+    remove_image(&path).unwrap();
+    // The document cannot be removed: the image is gone already.
+    shape.create(&path);
+    fs::create_dir(&document).unwrap();
+    let failed = remove_image(&path).unwrap_err();
+    assert!(
+        matches!(&failed, DeviceError::Remove { path, .. } if *path == document),
+        "{failed}"
+    );
+    assert!(!path.exists() && document.exists());
+    let kind = remove_image(directory.path()).unwrap_err();
+    assert!(matches!(kind, DeviceError::WrongKind { .. }), "{kind}");
 }
 
 #[test]
