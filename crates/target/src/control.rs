@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use scsi::change::Applied;
-use scsi::{Attention, Fault, Nexus, Response};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use scsi::{Attention, Change, Fault, Nexus, Response};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc, oneshot};
 
 use crate::exports::Exports;
 use crate::limits;
 use crate::message::{
     Abort, ConnectionId, ControlRequest, Login, Refusal, Reply, ResetKind, ShardHandle,
-    ShardMessage, UnitWork,
+    ShardMessage, Ticket, UnitWork,
 };
 use crate::notice::Notice;
 use crate::registry::{Obstacle, Registry, SessionShared};
-use crate::unit::{Durable, LogicalUnit};
+use crate::unit::{Durable, LogicalUnit, Place};
 
 /// What shards and the control plane share.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) clock: fn() -> Instant,
     /// How long a change waits for commands that it must outlive.
     pub(crate) drain_time: Duration,
+    /// Places for logins that are being decided about.
+    admissions: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -51,7 +53,13 @@ impl Shared {
             notices_dropped: AtomicU64::new(0),
             clock,
             drain_time,
+            admissions: Arc::new(Semaphore::new(limits::ADMISSIONS_MAX)),
         }
+    }
+
+    /// A place for a login that is to be decided about; none when there are too many.
+    pub(crate) fn admission(&self) -> Option<Place> {
+        Arc::clone(&self.admissions).try_acquire_owned().ok()
     }
 
     /// Tells the admin floor; never waits.
@@ -92,50 +100,97 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Runs until all shards are gone.
+    /// Runs until all shards are gone. Never waits for anything but requests: each is carried out in
+    /// a task of its own, and there are as many of these as there are places.
     pub(crate) async fn run(self, mut requests: mpsc::Receiver<ControlRequest>) {
-        let room = Arc::new(Semaphore::new(limits::CONTROL_INBOX));
-        while let Some(request) = requests.recv().await {
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-                return;
-            };
-            let control = self.clone();
-            tokio::spawn(async move {
-                control.serve(request).await;
-                drop(place);
-            });
+        let mut next_look = tokio::time::Instant::now() + limits::TICK;
+        loop {
+            match tokio::time::timeout_at(next_look, requests.recv()).await {
+                Ok(Some(request)) => {
+                    let control = self.clone();
+                    tokio::spawn(async move { control.serve(request).await });
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    self.look();
+                    next_look = tokio::time::Instant::now() + limits::TICK;
+                }
+            }
         }
     }
 
+    /// Finds what shards could not tell because there was no room: nexuses that are gone and still
+    /// hold something, and units that have drained.
+    fn look(&self) {
+        let exports = self.shared.exports.load();
+        for (device, unit) in &exports.units {
+            // Whoever has the lock changes something: the next look sees what comes of it.
+            if unit.durable.try_lock().is_err() {
+                continue;
+            }
+            let mut found = Vec::new();
+            if unit.is_stuck() && unit.zombies() == 0 {
+                found.extend(unit.place().map(|place| ControlRequest::Recovered {
+                    place,
+                    unit: Arc::clone(unit),
+                }));
+            }
+            let published = unit.published();
+            let holders = published.legacy.iter().chain(published.prevented.iter());
+            let target = exports.exposure(device).map(|(target, _)| &target.name);
+            for nexus in holders {
+                if target.is_some_and(|target| self.shared.registry.has(target, nexus)) {
+                    continue;
+                }
+                found.extend(unit.place().map(|place| ControlRequest::NexusLost {
+                    place,
+                    unit: Arc::clone(unit),
+                    target: target.cloned().unwrap_or_default(),
+                    nexus: nexus.clone(),
+                }));
+            }
+            for request in found {
+                let control = self.clone();
+                tokio::spawn(async move { control.serve(request).await });
+            }
+        }
+    }
+
+    /// The place of a request is free again when this returns.
     async fn serve(&self, request: ControlRequest) {
         match request {
             ControlRequest::Change {
+                place: _place,
                 unit,
                 nexus,
                 change,
                 ticket,
                 reply,
             } => {
-                let durable = Arc::clone(&unit.durable).lock_owned().await;
-                if !ticket.begin() {
+                let Some(durable) = lock_for(&unit, &ticket).await else {
                     return;
-                }
-                let asked = scsi::change::apply(&unit.published(), &nexus, &change);
-                let result = match asked {
-                    Ok(applied) => {
-                        self.note(&unit, &nexus, &applied);
-                        let done = self.carry_out(&unit, durable, applied, Some(reply)).await;
-                        done.map_err(Response::from)
-                    }
-                    Err(response) => Err(response),
                 };
+                let result = self.change(&unit, durable, &nexus, &change, reply).await;
                 self.reply(reply, result).await;
             }
-            ControlRequest::Record { unit, nexus, reply } => {
-                let result = self.record(&unit, nexus).await;
+            ControlRequest::Record {
+                place: _place,
+                unit,
+                nexus,
+                ticket,
+                reply,
+            } => {
+                let Some(durable) = lock_for(&unit, &ticket).await else {
+                    return;
+                };
+                let result = record(&unit, durable, &nexus).await;
                 self.reply(reply, result).await;
             }
-            ControlRequest::Told { unit, nexus } => self.told(&unit, &nexus).await,
+            ControlRequest::Told {
+                place: _place,
+                unit,
+                nexus,
+            } => told(&unit, &nexus).await,
             ControlRequest::Reset {
                 units,
                 by,
@@ -144,10 +199,7 @@ impl Control {
                 connection,
                 tag,
             } => {
-                let mut complete = true;
-                for unit in units {
-                    complete &= self.reset(&unit, &by, kind).await.is_ok();
-                }
+                let complete = self.reset_all(units, &by, kind).await;
                 let done = ShardMessage::ResetDone {
                     connection,
                     tag,
@@ -156,24 +208,57 @@ impl Control {
                 self.send(shard, done).await;
             }
             ControlRequest::Admit {
+                place: _place,
                 shard,
                 connection,
                 login,
-            } => {
-                self.admit(shard, connection, &login).await;
-            }
-            ControlRequest::NexusLost { units, nexus } => {
-                for unit in units {
-                    let durable = Arc::clone(&unit.durable).lock_owned().await;
-                    let lost = scsi::change::nexus_lost(&unit.published(), &nexus);
-                    if let Some(applied) = lost {
-                        // The nexus is gone; there is nobody to tell about a failure.
-                        let _ = self.carry_out(&unit, durable, applied, None).await;
-                    }
-                }
-            }
-            ControlRequest::Stuck { unit } => self.stuck(&unit).await,
-            ControlRequest::Recovered { unit } => self.recovered(&unit).await,
+            } => self.admit(shard, connection, &login).await,
+            ControlRequest::NexusLost {
+                place: _place,
+                unit,
+                target,
+                nexus,
+            } => self.nexus_lost(&unit, &target, &nexus).await,
+            ControlRequest::Stuck {
+                place: _place,
+                unit,
+            } => self.stuck(&unit).await,
+            ControlRequest::Recovered {
+                place: _place,
+                unit,
+            } => self.recovered(&unit).await,
+        }
+    }
+
+    async fn change(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        durable: OwnedMutexGuard<Durable>,
+        nexus: &Nexus,
+        change: &Change,
+        reply: Reply,
+    ) -> Result<(), Response> {
+        if unit.is_stuck() {
+            // It would wait for the commands that the one before has waited for in vain.
+            return Err(Failure::Overdue.into());
+        }
+        let applied = scsi::change::apply(&unit.published(), nexus, change)?;
+        self.note(unit, nexus, &applied);
+        let done = self.carry_out(unit, durable, applied, Some(reply)).await;
+        done.map_err(Response::from)
+    }
+
+    /// What a nexus without a session held by RESERVE(6) or PREVENT goes. A nexus that has come back
+    /// keeps it: perhaps it has reserved anew.
+    async fn nexus_lost(&self, unit: &Arc<LogicalUnit>, target: &str, nexus: &Nexus) {
+        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        if self.shared.registry.has(target, nexus) {
+            return;
+        }
+        let lost = scsi::change::nexus_lost(&unit.published(), nexus);
+        if let Some(applied) = lost {
+            // The nexus is gone; there is nobody to tell about a failure.
+            let _ = self.carry_out(unit, durable, applied, None).await;
         }
     }
 
@@ -192,9 +277,11 @@ impl Control {
         }
     }
 
-    async fn send(&self, shard: usize, message: ShardMessage) {
-        if let Some(shard) = self.shards.get(shard) {
-            shard.send(message).await;
+    /// `false`: the shard is gone.
+    async fn send(&self, shard: usize, message: ShardMessage) -> bool {
+        match self.shards.get(shard) {
+            Some(shard) => shard.send(message).await,
+            None => false,
         }
     }
 
@@ -213,7 +300,7 @@ impl Control {
     pub(crate) async fn carry_out(
         &self,
         unit: &Arc<LogicalUnit>,
-        mut durable: tokio::sync::OwnedMutexGuard<Durable>,
+        mut durable: OwnedMutexGuard<Durable>,
         applied: Applied,
         asked_by: Option<Reply>,
     ) -> Result<(), Failure> {
@@ -268,50 +355,56 @@ impl Control {
             answers.push(answer);
         }
         let all = async {
+            let mut gone = false;
             for answer in answers {
-                // A shard that is gone runs nothing any more.
-                let _ = answer.await;
+                gone |= answer.await.is_err();
             }
+            // A shard that is gone starts nothing any more; what it had on the disk may go on, and
+            // was counted before its answer was given up.
+            if gone && work.unit.zombies() > 0 {
+                return Err(Overdue);
+            }
+            Ok(())
         };
         tokio::time::timeout(self.shared.drain_time, all)
             .await
-            .map_err(|_| Overdue)
+            .unwrap_or(Err(Overdue))
     }
 
-    async fn record(&self, unit: &Arc<LogicalUnit>, nexus: Nexus) -> Result<(), Response> {
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
-        let mut beside = durable.beside.clone();
-        let failed = |error: String| {
-            tracing::error!(device = %unit.name, %error, "cannot write beside the device");
-            Response::fault(Fault::Hardware, true)
-        };
-        let news = crate::doubt::about_to_write(&mut beside, &nexus)
-            .map_err(|error| failed(crate::devices::chain(&error)))?;
-        if news {
-            drop(save(durable, beside).await.map_err(failed)?);
+    /// Resets units beside each other; whether all of them are done.
+    async fn reset_all(
+        &self,
+        units: Vec<(Arc<LogicalUnit>, Place)>,
+        by: &Nexus,
+        kind: ResetKind,
+    ) -> bool {
+        let mut resets = tokio::task::JoinSet::new();
+        for (unit, place) in units {
+            let (control, by) = (self.clone(), by.clone());
+            resets.spawn(async move {
+                let _place = place;
+                control.reset(&unit, &by, kind).await.is_ok()
+            });
         }
-        unit.recorded(nexus);
-        Ok(())
-    }
-
-    async fn told(&self, unit: &Arc<LogicalUnit>, nexus: &Nexus) {
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
-        let mut beside = durable.beside.clone();
-        if beside.told(&nexus.to_string())
-            && let Err(error) = save(durable, beside).await
-        {
-            // It will be told once more after the next start, which does no harm.
-            tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
+        let mut complete = true;
+        while let Some(done) = resets.join_next().await {
+            complete &= done.unwrap_or(false);
         }
+        complete
     }
 
-    pub(crate) async fn reset(
+    async fn reset(
         &self,
         unit: &Arc<LogicalUnit>,
         by: &Nexus,
         kind: ResetKind,
     ) -> Result<(), Overdue> {
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let lock = Arc::clone(&unit.durable).lock_owned();
+        let locked = tokio::time::timeout(self.shared.drain_time, lock).await;
+        let durable = locked.map_err(|_| Overdue)?;
+        if unit.is_stuck() {
+            return Err(Overdue);
+        }
         let attentions = match kind {
             ResetKind::ClearTaskSet => Vec::new(),
             ResetKind::Unit => {
@@ -342,14 +435,15 @@ impl Control {
 
     async fn admit(&self, shard: usize, connection: ConnectionId, login: &Login) {
         let outcome = self.admission(shard, login).await;
-        self.send(
-            shard,
-            ShardMessage::Admitted {
-                connection,
-                outcome,
-            },
-        )
-        .await;
+        let admitted = outcome.as_ref().map_or(0, |session| session.tsih);
+        let message = ShardMessage::Admitted {
+            connection,
+            outcome,
+        };
+        if !self.send(shard, message).await {
+            // The shard is gone, and nobody opens the session.
+            self.shared.registry.remove(admitted);
+        }
     }
 
     async fn admission(&self, shard: usize, login: &Login) -> Result<Arc<SessionShared>, Refusal> {
@@ -441,11 +535,48 @@ impl Control {
     }
 }
 
+/// The unit's lock for a request whose turn has come; `None` when it was cancelled meanwhile.
+async fn lock_for(unit: &LogicalUnit, ticket: &Ticket) -> Option<OwnedMutexGuard<Durable>> {
+    tokio::select! {
+        durable = Arc::clone(&unit.durable).lock_owned() => ticket.begin().then_some(durable),
+        () = ticket.cancelled() => None,
+    }
+}
+
+async fn record(
+    unit: &LogicalUnit,
+    durable: OwnedMutexGuard<Durable>,
+    nexus: &Nexus,
+) -> Result<(), Response> {
+    let mut beside = durable.beside.clone();
+    let failed = |error: String| {
+        tracing::error!(device = %unit.name, %error, "cannot write beside the device");
+        Response::fault(Fault::Hardware, true)
+    };
+    let news = crate::doubt::about_to_write(&mut beside, nexus)
+        .map_err(|error| failed(crate::devices::chain(&error)))?;
+    if news {
+        drop(save(durable, beside).await.map_err(failed)?);
+    }
+    Ok(())
+}
+
+async fn told(unit: &LogicalUnit, nexus: &Nexus) {
+    let durable = Arc::clone(&unit.durable).lock_owned().await;
+    let mut beside = durable.beside.clone();
+    if beside.told(&nexus.to_string())
+        && let Err(error) = save(durable, beside).await
+    {
+        // It will be told once more after the next start, which does no harm.
+        tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
+    }
+}
+
 /// Writes the document beside the device on a blocking thread; the guard comes back with it.
 pub(crate) async fn save(
-    mut durable: tokio::sync::OwnedMutexGuard<Durable>,
+    mut durable: OwnedMutexGuard<Durable>,
     beside: disk::Beside,
-) -> Result<tokio::sync::OwnedMutexGuard<Durable>, String> {
+) -> Result<OwnedMutexGuard<Durable>, String> {
     tokio::task::spawn_blocking(move || {
         durable
             .store

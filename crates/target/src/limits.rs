@@ -33,11 +33,19 @@ pub const DATA_OUT_TIME_MAX: Duration = Duration::from_secs(60);
 pub const GATE_QUEUE_MAX: usize = 4096;
 /// Messages from the control plane that wait at a shard; senders wait for room.
 pub const SHARD_INBOX: usize = 1024;
-/// Requests from shards that wait at the control plane; a command that finds it full gets BUSY.
+/// Requests from shards on their way to the control plane, which takes them at once; a command that
+/// finds it full gets BUSY.
 pub const CONTROL_INBOX: usize = 4096;
+/// Requests of one LUN that the control plane works on or that wait for their turn; one more gets
+/// BUSY, or a failure where it is a reset.
+pub const UNIT_REQUESTS_MAX: usize = 64;
+/// Logins that the control plane decides about at once; one more is refused.
+pub const ADMISSIONS_MAX: usize = 1024;
 /// How long a change waits for commands that it must outlive (PREEMPT, resets, reinstatement);
 /// after it the answer is a failure and the LUN goes NOT READY until it drains.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long the last flush of a device may take; it goes on in the kernel when it takes longer.
+pub const FLUSH_TIME_MAX: Duration = Duration::from_secs(45);
 /// How often a shard looks at the clocks of its connections.
 pub const TICK: Duration = Duration::from_secs(1);
 /// Quiet time of a connection before the target sends a NOP-In.
@@ -66,8 +74,8 @@ pub const RULES_MAX: usize = 1024;
 pub const ACCOUNTS_MAX: usize = 4096;
 /// Notices waiting for the admin floor; further ones are counted and dropped.
 pub const NOTICES: usize = 1024;
-/// Nexuses remembered as writers of one device whose cache is volatile.
-pub const WRITERS_MAX: usize = 1024;
+/// Nexuses of one device remembered as told that their writes are in doubt.
+pub const TOLD_MAX: usize = 1024;
 
 const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD / INITIATOR_SHARE);
 const _: () = assert!(COMMAND_WINDOW as usize <= GATE_QUEUE_MAX);

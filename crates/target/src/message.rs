@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use scsi::change::Selector;
 use scsi::{Attention, Change, Nexus};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::gate::Grant;
 use crate::proof::Proof;
 use crate::registry::SessionShared;
-use crate::unit::LogicalUnit;
+use crate::unit::{LogicalUnit, Place};
 
 /// Names a connection of a shard; an old name never means a new connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -165,11 +165,12 @@ impl Refusal {
     }
 }
 
-/// To the control plane.
+/// To the control plane. Each carries the place that it takes there (see [`LogicalUnit::place`]).
 #[derive(Debug)]
 pub(crate) enum ControlRequest {
     /// Apply a change of shared state.
     Change {
+        place: Place,
         unit: Arc<LogicalUnit>,
         nexus: Nexus,
         change: Change,
@@ -178,18 +179,21 @@ pub(crate) enum ControlRequest {
     },
     /// Remember beside the device that this nexus writes.
     Record {
+        place: Place,
         unit: Arc<LogicalUnit>,
         nexus: Nexus,
+        ticket: Arc<Ticket>,
         reply: Reply,
     },
     /// Forget that writes of this nexus are in doubt: it was told.
     Told {
+        place: Place,
         unit: Arc<LogicalUnit>,
         nexus: Nexus,
     },
     /// CLEAR TASK SET or a reset of units.
     Reset {
-        units: Vec<Arc<LogicalUnit>>,
+        units: Vec<(Arc<LogicalUnit>, Place)>,
         by: Nexus,
         kind: ResetKind,
         shard: usize,
@@ -198,19 +202,29 @@ pub(crate) enum ControlRequest {
     },
     /// Let a session in.
     Admit {
+        place: Place,
         shard: usize,
         connection: ConnectionId,
         login: Box<Login>,
     },
-    /// A nexus is gone: what it held by RESERVE(6) goes, too.
+    /// A nexus is gone: what it held by RESERVE(6) or PREVENT goes, too. Where this finds no room,
+    /// the control plane finds it by itself.
     NexusLost {
-        units: Vec<Arc<LogicalUnit>>,
+        place: Place,
+        unit: Arc<LogicalUnit>,
+        target: String,
         nexus: Nexus,
     },
     /// Aborted commands did not end within the bound.
-    Stuck { unit: Arc<LogicalUnit> },
-    /// The last of them has ended.
-    Recovered { unit: Arc<LogicalUnit> },
+    Stuck {
+        place: Place,
+        unit: Arc<LogicalUnit>,
+    },
+    /// The last of them has ended. Where this finds no room, the control plane finds it by itself.
+    Recovered {
+        place: Place,
+        unit: Arc<LogicalUnit>,
+    },
 }
 
 /// Where an answer goes.
@@ -245,7 +259,10 @@ pub(crate) struct Login {
 /// Decides who wins when a command is aborted while its change waits: the change has begun, or the
 /// abort came first and the change never happens.
 #[derive(Debug, Default)]
-pub(crate) struct Ticket(AtomicU8);
+pub(crate) struct Ticket {
+    state: AtomicU8,
+    cancelled: Notify,
+}
 
 impl Ticket {
     const WAITING: u8 = 0;
@@ -253,7 +270,7 @@ impl Ticket {
     const CANCELLED: u8 = 2;
 
     fn take(&self, to: u8) -> bool {
-        self.0
+        self.state
             .compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
@@ -265,7 +282,16 @@ impl Ticket {
 
     /// The shard cancels; `false` when it has begun.
     pub(crate) fn cancel(&self) -> bool {
-        self.take(Self::CANCELLED)
+        let cancelled = self.take(Self::CANCELLED);
+        if cancelled {
+            self.cancelled.notify_one();
+        }
+        cancelled
+    }
+
+    /// Resolves once it is cancelled: what still waits to begin gives its place back.
+    pub(crate) async fn cancelled(&self) {
+        self.cancelled.notified().await;
     }
 }
 
@@ -305,11 +331,22 @@ impl ShardHandle {
         }
     }
 
-    /// Sends, waiting for room. A shard that is gone takes nothing: the answer never comes.
-    pub(crate) async fn send(&self, message: ShardMessage) {
-        if self.inbox.send(message).await.is_ok() {
+    /// Sends, waiting for room. A shard that is gone takes nothing (`false`): the answer never comes.
+    pub(crate) async fn send(&self, message: ShardMessage) -> bool {
+        let sent = self.inbox.send(message).await.is_ok();
+        if sent {
             self.waker.wake();
         }
+        sent
+    }
+
+    /// Resolves when the shard has ended.
+    pub(crate) async fn ended(&self) {
+        self.inbox.closed().await;
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.inbox.is_closed()
     }
 
     /// Sends if there is room, for senders that cannot wait.

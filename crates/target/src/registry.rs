@@ -178,6 +178,13 @@ impl Registry {
             .map(|entry| Arc::clone(&entry.session))
     }
 
+    /// Whether a nexus of this target has a session, or one that is about to open or to end.
+    pub(crate) fn has(&self, target: &str, nexus: &Nexus) -> bool {
+        let inside = self.0.lock();
+        let mut sessions = inside.entries.values().map(|entry| &entry.session);
+        sessions.any(|session| session.target == target && session.nexus == *nexus)
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<SessionShared>> {
         let mut all: Vec<_> = self
             .0

@@ -14,9 +14,14 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use disk::{Beside, BesideStore, Disk};
 use parking_lot::Mutex;
 use scsi::{Medium, Nexus, Unit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::gate::Gate;
 use crate::info::DeviceCounters;
+use crate::limits;
+
+/// A place among the requests to the control plane; free again when this is dropped.
+pub(crate) type Place = OwnedSemaphorePermit;
 
 /// What the control plane changes under the unit's lock.
 #[derive(Debug)]
@@ -38,8 +43,8 @@ pub(crate) struct LogicalUnit {
     pub(crate) durable: Arc<tokio::sync::Mutex<Durable>>,
     /// Why the device is not ready, in words.
     trouble: Mutex<Option<String>>,
-    /// Nexuses recorded beside the device as writers since the last clean stop.
-    writers: Mutex<HashSet<Nexus>>,
+    /// Places for requests that wait for their turn or are being carried out.
+    places: Arc<Semaphore>,
     /// Nexuses told by this process that their earlier writes are in doubt, and the document as it
     /// was at the start.
     doubt: Mutex<Doubt>,
@@ -102,7 +107,7 @@ impl LogicalUnit {
             disk: ArcSwapOption::new(disk.map(|disk| Arc::new(Opened(disk)))),
             published: ArcSwap::from_pointee(unit),
             gate: Gate::new(depth),
-            writers: Mutex::new(HashSet::new()),
+            places: Arc::new(Semaphore::new(limits::UNIT_REQUESTS_MAX)),
             doubt: Mutex::new(Doubt {
                 at_start: durable.beside.clone(),
                 told: HashSet::new(),
@@ -147,14 +152,10 @@ impl LogicalUnit {
         *self.trouble.lock() = trouble;
     }
 
-    /// Whether this nexus must be recorded before a write of it may be acknowledged from a cache
-    /// that a power cut empties.
-    pub(crate) fn must_record(&self, nexus: &Nexus, unit: &Unit) -> bool {
-        unit.volatile_cache && !self.writers.lock().contains(nexus)
-    }
-
-    pub(crate) fn recorded(&self, nexus: Nexus) {
-        self.writers.lock().insert(nexus);
+    /// A place for a request to the control plane; none when too many wait already. Who finds none
+    /// answers BUSY or a failure: a unit that stalls keeps no other one waiting.
+    pub(crate) fn place(&self) -> Option<Place> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// Whether writes of this nexus from before an unclean stop of the host are in doubt, and it was
@@ -164,9 +165,13 @@ impl LogicalUnit {
         doubt.at_start.owes(&nexus.to_string()) && !doubt.told.contains(nexus)
     }
 
-    /// It was told; `false` when that is no news.
-    pub(crate) fn told(&self, nexus: &Nexus) -> bool {
-        self.doubt.lock().told.insert(nexus.clone())
+    /// It was told, as its acknowledgement shows. Past the bound nexuses are not remembered: they are
+    /// told once more in their next session, which does no harm.
+    pub(crate) fn told(&self, nexus: &Nexus) {
+        let told = &mut self.doubt.lock().told;
+        if told.len() < limits::TOLD_MAX {
+            told.insert(nexus.clone());
+        }
     }
 
     /// Nexuses in doubt at the start.
@@ -176,26 +181,30 @@ impl LogicalUnit {
 
     /// One more aborted command whose I/O goes on.
     pub(crate) fn zombie_born(&self) {
-        self.zombies.fetch_add(1, Ordering::AcqRel);
+        self.zombies.fetch_add(1, Ordering::SeqCst);
     }
 
     /// One has ended; `true` when it was the last and the unit was declared stuck.
+    ///
+    /// The last one to go looks at `stuck` after it has counted itself out, and whoever declares the
+    /// unit stuck looks at the count after that. Both orders are sequentially consistent, so at least
+    /// one of the two sees the other, and a unit never stays stuck with nothing under way.
     pub(crate) fn zombie_gone(&self) -> bool {
-        self.zombies.fetch_sub(1, Ordering::AcqRel) == 1 && self.stuck.load(Ordering::Acquire)
+        self.zombies.fetch_sub(1, Ordering::SeqCst) == 1 && self.stuck.load(Ordering::SeqCst)
     }
 
     pub(crate) fn zombies(&self) -> usize {
-        self.zombies.load(Ordering::Acquire)
+        self.zombies.load(Ordering::SeqCst)
     }
 
     /// Declares the unit stuck, remembering the state of its medium, or takes that back. Returns
     /// what was remembered. Only under the unit's lock.
     pub(crate) fn set_stuck(&self, medium: Option<Medium>) -> Option<Medium> {
-        self.stuck.store(medium.is_some(), Ordering::Release);
+        self.stuck.store(medium.is_some(), Ordering::SeqCst);
         std::mem::replace(&mut self.medium_before.lock(), medium)
     }
 
     pub(crate) fn is_stuck(&self) -> bool {
-        self.stuck.load(Ordering::Acquire)
+        self.stuck.load(Ordering::SeqCst)
     }
 }

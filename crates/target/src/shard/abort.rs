@@ -91,7 +91,12 @@ impl Shard {
         let key = key_of(index, running.generation);
         running.aborted = true;
         let ends_now = match &running.phase {
-            Phase::Receiving | Phase::Recording(_) => true,
+            Phase::Receiving => true,
+            // The note may be made all the same, which does no harm.
+            Phase::Recording(_, ticket) => {
+                ticket.cancel();
+                true
+            }
             Phase::Queued(_) => {
                 let waiter = Waiter {
                     shard: self.index,
@@ -293,6 +298,14 @@ impl Shard {
         units: Vec<Arc<LogicalUnit>>,
         kind: ResetKind,
     ) {
+        // A unit that is stuck, or has too much to do, fails the function at once.
+        let places = units.into_iter().map(|unit| {
+            let place = unit.place().filter(|_| !unit.is_stuck())?;
+            Some((unit, place))
+        });
+        let Some(units) = places.collect() else {
+            return self.respond_tmf(connection, tag, TmfResponse::Rejected);
+        };
         let request = ControlRequest::Reset {
             units,
             by: self.sessions[session].shared.nexus.clone(),
@@ -339,18 +352,32 @@ impl Shard {
             if let Then::Respond { connection, tag } = self.waits[wait].then {
                 self.respond_tmf(connection, tag, TmfResponse::Rejected);
             }
-            let units: Vec<_> = self
-                .running
-                .iter()
-                .filter(|(_, running)| running.waits.contains(&wait))
-                .map(|(_, running)| Arc::clone(&running.unit))
-                .collect();
-            for unit in units {
-                if !unit.is_stuck() {
-                    // Without room the next look at the clocks is another chance.
-                    let _ = self.links.control.try_send(ControlRequest::Stuck { unit });
+            let mut units: Vec<Arc<LogicalUnit>> = Vec::new();
+            for (_, running) in &self.running {
+                let known = |unit: &Arc<LogicalUnit>| Arc::ptr_eq(unit, &running.unit);
+                if running.waits.contains(&wait) && !units.iter().any(known) {
+                    units.push(Arc::clone(&running.unit));
                 }
             }
+            for unit in units {
+                self.tell_stuck(unit);
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Where there is no room, somebody who waits for the same commands at the control plane finds
+    /// out by himself.
+    fn tell_stuck(&self, unit: Arc<LogicalUnit>) {
+        if unit.is_stuck() {
+            return;
+        }
+        if let Some(place) = unit.place() {
+            let _ = self
+                .links
+                .control
+                .try_send(ControlRequest::Stuck { place, unit });
         }
     }
 }

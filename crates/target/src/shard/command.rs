@@ -13,6 +13,7 @@ use scsi::{DataIn, DiskOp, Response, Resume, Status, Step, Task, Unit};
 
 use super::Shard;
 use super::connection::Payload;
+use super::connection::Telling;
 use super::disk::OnDisk;
 use super::memory::Charge;
 use crate::gate::{Grant, Pass};
@@ -31,7 +32,7 @@ pub(super) enum Phase {
     /// Waits at the gate, with what it wants to do.
     Queued(DiskOp),
     /// Waits until its nexus is recorded as a writer, with what it wants to do.
-    Recording(DiskOp),
+    Recording(DiskOp, Arc<Ticket>),
     /// Waits for the control plane.
     Changing(Arc<Ticket>),
     /// On the disk.
@@ -57,6 +58,8 @@ pub(super) struct Running {
     pub(super) pass: Option<Pass>,
     /// The initiator may only read here.
     read_only: bool,
+    /// Its nexus is recorded beside the device as a writer.
+    pub(super) recorded: bool,
     /// Its buffers, in its initiator's share.
     charge: Charge,
     /// It ends without an answer.
@@ -106,24 +109,27 @@ impl Shard {
         };
         let (task, step) = Task::begin(&scsi_command, &lun.unit.published(), &mut lun.state);
         let unit = Arc::clone(&lun.unit);
-        let read_only = lun.read_only;
-        if lun.in_doubt && lun.state.is_quiet() {
-            lun.in_doubt = false;
-            let nexus = session.shared.nexus.clone();
-            if unit.told(&nexus) {
-                let told = ControlRequest::Told {
-                    unit: Arc::clone(&unit),
-                    nexus,
-                };
-                // Without room the nexus is told once more after the next start.
-                let _ = self.links.control.try_send(told);
-            }
-        }
-        if let Step::Done(response) = step {
-            self.answer(connection, command.task, &response, None);
-            return;
-        }
+        let (read_only, recorded) = (lun.read_only, lun.recorded);
+        let telling = lun.in_doubt && lun.state.is_quiet();
+        lun.in_doubt &= !telling;
         let shared = Arc::clone(&session.shared);
+        let step = match step {
+            Step::Done(response) => {
+                self.answer(connection, command.task, &response, None);
+                None
+            }
+            step => Some(step),
+        };
+        if telling {
+            // The deferred error is in the last response, or in one before it.
+            let connection = &mut self.connections[connection];
+            connection.tellings.push(Telling {
+                stat_sn: connection.engine.last_stat_sn(),
+                unit: Arc::clone(&unit),
+                nexus: shared.nexus.clone(),
+            });
+        }
+        let Some(step) = step else { return };
         let generation = self.next_generation();
         let index = self.running.insert(Running {
             generation,
@@ -140,6 +146,7 @@ impl Shard {
             last_read: None,
             pass: None,
             read_only,
+            recorded,
             charge: Charge::default(),
             aborted: false,
             owed: false,
@@ -274,7 +281,8 @@ impl Shard {
         let ticket = Arc::new(Ticket::default());
         let running = &mut self.running[index];
         running.phase = Phase::Changing(Arc::clone(&ticket));
-        let request = ControlRequest::Change {
+        let request = running.unit.place().map(|place| ControlRequest::Change {
+            place,
             unit: Arc::clone(&running.unit),
             nexus: running.shared.nexus.clone(),
             change,
@@ -283,8 +291,9 @@ impl Shard {
                 shard: self.index,
                 key: key_of(index, running.generation),
             },
-        };
-        if self.links.control.try_send(request).is_err() {
+        });
+        let sent = request.is_some_and(|request| self.links.control.try_send(request).is_ok());
+        if !sent {
             self.finish(index, &Response::status(Status::Busy));
         }
     }
@@ -302,8 +311,14 @@ impl Shard {
             return self.end_aborted(index);
         }
         match (phase, result) {
-            (Phase::Recording(op), Ok(())) => self.recheck(index, op),
-            (Phase::Recording(_), Err(response)) => self.finish(index, &response),
+            (Phase::Recording(op, _), Ok(())) => {
+                running.recorded = true;
+                if let Some(session) = self.sessions.get_mut(running.session) {
+                    session.recorded(&running.unit);
+                }
+                self.recheck(index, op);
+            }
+            (Phase::Recording(..), Err(response)) => self.finish(index, &response),
             (Phase::Changing(_), result) => self.resume(index, |task, unit, nexus| {
                 task.resume(Resume::Changed(result), unit, nexus)
             }),
@@ -374,11 +389,11 @@ impl Shard {
             self.deliver(grants);
         }
         if running.owed && running.unit.zombie_gone() {
-            let request = ControlRequest::Recovered {
-                unit: Arc::clone(&running.unit),
-            };
-            if self.links.control.try_send(request).is_err() {
-                tracing::error!(device = %running.unit.name, "cannot report a recovered device");
+            let unit = Arc::clone(&running.unit);
+            if let Some(place) = unit.place() {
+                let recovered = ControlRequest::Recovered { place, unit };
+                // Without room the control plane's next look finds it.
+                let _ = self.links.control.try_send(recovered);
             }
         }
         for wait in running.waits {

@@ -9,13 +9,15 @@ use std::sync::atomic::Ordering;
 
 use iscsi::target::{Connection as Engine, Fatal};
 use ring::{Buffer, Fd, Op, SendList, SharedBuffer};
+use scsi::Nexus;
 
 use super::memory::Charge;
 use super::{Listener, Shard};
 use crate::exports::Exports;
 use crate::limits;
-use crate::message::{ConnectionId, PortalState, ShardMessage};
+use crate::message::{ConnectionId, ControlRequest, PortalState, ShardMessage};
 use crate::proof::Proof;
+use crate::unit::LogicalUnit;
 
 /// What a token of the ring stands for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -127,6 +129,8 @@ pub(super) struct Connection {
     /// Still in login: counts against [`limits::LOGINS_PER_SHARD_MAX`].
     pub(super) in_login: bool,
     pub(super) session: Option<usize>,
+    /// Deferred errors on their way to the initiator.
+    pub(super) tellings: Vec<Telling>,
     /// What was served when its login began; only while that lasts.
     pub(super) began_under: Option<Arc<Exports>>,
     /// What a discovery session proved; a normal one keeps it in [`crate::registry`].
@@ -135,6 +139,14 @@ pub(super) struct Connection {
     pub(super) closing: bool,
     /// Gone; its place is kept until its operations have come back.
     dead: bool,
+}
+
+/// A nexus is being told that its writes are in doubt. It is told once it has acknowledged the
+/// response that says so; at most one for each of its LUNs.
+pub(super) struct Telling {
+    pub(super) stat_sn: u32,
+    pub(super) unit: Arc<LogicalUnit>,
+    pub(super) nexus: Nexus,
 }
 
 impl Shard {
@@ -285,6 +297,7 @@ impl Shard {
             waiting: false,
             in_login: true,
             session: None,
+            tellings: Vec::new(),
             began_under: None,
             proof: None,
             closing: false,
@@ -387,6 +400,7 @@ impl Shard {
                 }
             }
         }
+        self.note_told(index);
         let connection = &mut self.connections[index];
         connection.buffer = Some(buffer);
         connection.unread = start..end;
@@ -396,6 +410,22 @@ impl Shard {
         }
         self.mark(index);
         self.receive(index);
+    }
+
+    fn note_told(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let engine = &connection.engine;
+        let told = connection
+            .tellings
+            .extract_if(.., |telling| engine.acknowledged(telling.stat_sn));
+        for Telling { unit, nexus, .. } in told {
+            unit.told(&nexus);
+            if let Some(place) = unit.place() {
+                // Without room the nexus is told once more after the next start.
+                let told = ControlRequest::Told { place, unit, nexus };
+                let _ = self.links.control.try_send(told);
+            }
+        }
     }
 
     /// Something may be there to send.

@@ -11,7 +11,7 @@ use scsi::{DiskOp, DiskResult, Fault, Footprint, Response, Resume, Status, Step}
 use super::command::{Phase, Running, key_of, parts_of};
 use super::{Finished, Shard};
 use crate::gate::{Claim, Entry, Grant, Waiter};
-use crate::message::{ControlRequest, Reply};
+use crate::message::{ControlRequest, Reply, Ticket};
 use crate::notice::Notice;
 use crate::unit::{LogicalUnit, count};
 
@@ -91,20 +91,9 @@ impl Shard {
     fn start_disk(&mut self, index: usize, op: DiskOp) {
         let running = &mut self.running[index];
         let unit = running.unit.published();
-        if op.writes() && running.unit.must_record(&running.shared.nexus, &unit) {
-            let request = ControlRequest::Record {
-                unit: Arc::clone(&running.unit),
-                nexus: running.shared.nexus.clone(),
-                reply: Reply {
-                    shard: self.index,
-                    key: key_of(index, running.generation),
-                },
-            };
-            running.phase = Phase::Recording(op);
-            if self.links.control.try_send(request).is_err() {
-                self.finish(index, &Response::status(Status::Busy));
-            }
-            return;
+        if op.writes() && unit.volatile_cache && !running.recorded {
+            drop(unit);
+            return self.record(index, op);
         }
         let Some(disk) = running.unit.disk() else {
             return self.finish(index, &Response::fault(Fault::NotReady, op.writes()));
@@ -126,6 +115,28 @@ impl Shard {
         let key = key_of(index, running.generation);
         let execution = disk.execute(&self.io, request);
         self.reactor.spawn(key, execution);
+    }
+
+    /// From a cache that a power cut empties, no write may be acknowledged before its nexus is
+    /// recorded beside the device.
+    fn record(&mut self, index: usize, op: DiskOp) {
+        let running = &mut self.running[index];
+        let ticket = Arc::new(Ticket::default());
+        running.phase = Phase::Recording(op, Arc::clone(&ticket));
+        let request = running.unit.place().map(|place| ControlRequest::Record {
+            place,
+            unit: Arc::clone(&running.unit),
+            nexus: running.shared.nexus.clone(),
+            ticket,
+            reply: Reply {
+                shard: self.index,
+                key: key_of(index, running.generation),
+            },
+        });
+        let sent = request.is_some_and(|request| self.links.control.try_send(request).is_ok());
+        if !sent {
+            self.finish(index, &Response::status(Status::Busy));
+        }
     }
 
     pub(super) fn disk_done(&mut self, key: u64, result: Finished) {

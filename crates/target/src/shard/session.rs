@@ -52,6 +52,8 @@ pub(super) struct SessionLun {
     pub(super) state: NexusState,
     /// The nexus is about to be told that its writes are in doubt.
     pub(super) in_doubt: bool,
+    /// The nexus is recorded beside the device as a writer.
+    pub(super) recorded: bool,
 }
 
 /// What every connection is offered.
@@ -95,6 +97,7 @@ impl Session {
                 .iter()
                 .position(|kept| kept.number == lun.number && Arc::ptr_eq(&kept.unit, &lun.unit));
             let kept = place.map(|place| old.swap_remove(place));
+            let recorded = kept.as_ref().is_some_and(|kept| kept.recorded);
             let (state, in_doubt) = kept.map_or_else(
                 || self.introduce(&lun.unit),
                 |kept| (kept.state, kept.in_doubt),
@@ -105,6 +108,7 @@ impl Session {
                 unit: lun.unit,
                 state,
                 in_doubt,
+                recorded,
             });
         }
     }
@@ -117,6 +121,13 @@ impl Session {
             state.establish_deferred(Sense::new(Key::MediumError, Code::WRITE_ERROR));
         }
         (state, in_doubt)
+    }
+
+    /// The nexus is recorded as a writer of a unit.
+    pub(super) fn recorded(&mut self, unit: &Arc<LogicalUnit>) {
+        for lun in &mut self.luns {
+            lun.recorded |= Arc::ptr_eq(&lun.unit, unit);
+        }
     }
 
     pub(super) fn find(&self, number: u16) -> Option<&SessionLun> {
@@ -286,12 +297,18 @@ impl Shard {
             data_digest: negotiated.data_digest == Digest::Crc32c,
         });
         connection.waiting = true;
-        let request = ControlRequest::Admit {
-            shard: self.index,
-            connection: id,
-            login,
-        };
-        if self.links.control.try_send(request).is_err() {
+        let request = self
+            .links
+            .shared
+            .admission()
+            .map(|place| ControlRequest::Admit {
+                place,
+                shard: self.index,
+                connection: id,
+                login,
+            });
+        let sent = request.is_some_and(|request| self.links.control.try_send(request).is_ok());
+        if !sent {
             self.refuse(index, Refusal::Exhausted);
         }
     }
@@ -497,21 +514,25 @@ impl Shard {
             .filter(|lun| scsi::change::nexus_lost(&lun.unit.published(), &shared.nexus).is_some())
             .map(|lun| lun.unit)
             .collect();
-        if !lost.is_empty() {
-            let request = ControlRequest::NexusLost {
-                units: lost,
-                nexus: shared.nexus.clone(),
-            };
-            if self.links.control.try_send(request).is_err() {
-                tracing::error!(nexus = %shared.nexus, "cannot release what the nexus had reserved");
-            }
-        }
         self.links.shared.tell(Notice::SessionClosed {
             initiator: shared.nexus.initiator.to_string(),
             target: shared.target.clone(),
             reason: session.ending.unwrap_or("it ended").to_owned(),
         });
         self.links.shared.registry.remove(shared.tsih);
+        // Now that the nexus has no session, unless it has come back.
+        for unit in lost {
+            if let Some(place) = unit.place() {
+                let lost = ControlRequest::NexusLost {
+                    place,
+                    unit,
+                    target: shared.target.clone(),
+                    nexus: shared.nexus.clone(),
+                };
+                // Without room the control plane's next look finds it.
+                let _ = self.links.control.try_send(lost);
+            }
+        }
     }
 
     /// The LUN map of a session may have changed.

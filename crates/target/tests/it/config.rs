@@ -194,7 +194,7 @@ fn a_portal_is_closed_and_opened_at_run_time() {
 }
 
 /// An image in a directory of its own, as LUN 0.
-fn image(directory: &Path, cache: CacheMode) -> Config {
+pub(crate) fn image(directory: &Path, cache: CacheMode) -> Config {
     let path = directory.join("disk.img");
     if !path.exists() {
         std::fs::File::create(&path)

@@ -2,5 +2,7 @@
 
 mod chap;
 mod config;
+mod doubt;
+mod operator;
 mod stuck;
 mod support;

@@ -215,6 +215,111 @@ fn one_session_cannot_take_the_memory_of_the_others() {
     );
 }
 
+/// A read that stalls.
+fn stalled_read(world: &World) -> Initiator {
+    let mut reader = world.initiator("reader");
+    world
+        .fault
+        .add(Rule::next(OpKind::Read, Action::Stall))
+        .unwrap();
+    reader.submit(read10(0, 1), None, 512);
+    world.wait_for("the stalled read", || world.fault.stalled() == 1);
+    reader
+}
+
+#[test]
+fn changes_that_were_aborted_take_no_place_behind_a_stalled_lun() {
+    let world = World::start(LONG);
+    let _reader = stalled_read(&world);
+    let mut b = world.initiator("b");
+    // It waits for the read, and the LUN's other changes wait for it.
+    let mut clearer = world.initiator("clearer");
+    let clear = clearer.function(TmfFunction::ClearTaskSet, None);
+    assert!(!clearer.has_answer(clear));
+    for _ in 0..200 {
+        let (register, list) = reserve_out(6, 0, 0, 1, false);
+        let register = b.submit(register, Some(list), 0);
+        let abort = b.function(TmfFunction::AbortTask, Some(register));
+        assert_eq!(b.function_answer(abort), Some(TmfResponse::Complete));
+    }
+    // There is room for some that wait, and for no more than that.
+    let registers: Vec<_> = (0..100)
+        .map(|_| {
+            let (register, list) = reserve_out(6, 0, 0, 1, false);
+            b.submit(register, Some(list), 0)
+        })
+        .collect();
+    b.wait_until(|b| b.answered() == 100 - 63);
+    // Others are not concerned.
+    let mut c = world.initiator("c");
+    assert_eq!(c.run(read10(0, 1), None, 512).status, 0);
+    world.fault.release();
+    let count = |wanted: u8, statuses: &[u8]| statuses.iter().filter(|s| **s == wanted).count();
+    let statuses: Vec<u8> = registers.iter().map(|r| b.end_of(*r).0.status).collect();
+    assert_eq!((count(0x08, &statuses), count(0, &statuses)), (37, 63));
+    assert_eq!(clearer.function_answer(clear), Some(TmfResponse::Complete));
+}
+
+#[test]
+fn a_reservation_of_a_lost_nexus_goes_even_if_there_was_no_place_to_say_so() {
+    let world = World::start(LONG);
+    let mut owner = world.initiator("owner");
+    let mut b = world.initiator("b");
+    let mut fillers: Vec<_> = (0..5)
+        .map(|n| world.initiator(&format!("filler-{n}")))
+        .collect();
+    let _reader = stalled_read(&world);
+    assert_eq!(owner.run(cdb(&[0x16]), None, 0).status, 0, "RESERVE(6)");
+    // Functions that wait for the read: more than there are places.
+    let mut functions = Vec::new();
+    for filler in &mut fillers {
+        let sent = (0..16).map(|_| filler.function(TmfFunction::ClearTaskSet, None));
+        functions.push(sent.collect::<Vec<_>>());
+    }
+    world.wait_for("the end of the places", || {
+        let answered = fillers.iter_mut().map(|filler| {
+            filler.look();
+            filler.answered()
+        });
+        answered.sum::<usize>() == 5 * 16 - 64
+    });
+    drop(owner);
+    world.wait_for("the end of the session", || {
+        let sessions = world.service.sessions();
+        !sessions
+            .iter()
+            .any(|session| session.initiator.ends_with("owner"))
+    });
+    assert_eq!(b.run(write10(0, 1), Some(block(1)), 0).status, 0x18);
+    world.fault.release();
+    let mut complete = 0;
+    for (filler, functions) in fillers.iter_mut().zip(functions) {
+        for function in functions {
+            let answer = filler.function_answer(function);
+            complete += usize::from(answer == Some(TmfResponse::Complete));
+        }
+    }
+    assert_eq!(complete, 64);
+    world.wait_for("the end of the reservation", || {
+        b.run(write10(0, 1), Some(block(1)), 0).status == 0
+    });
+}
+
+#[test]
+fn resets_of_a_stuck_lun_fail_at_once() {
+    let world = World::start(SHORT);
+    let _reader = stalled_read(&world);
+    let mut b = world.initiator("b");
+    let first = b.function(TmfFunction::LogicalUnitReset, None);
+    assert_eq!(b.function_answer(first), Some(TmfResponse::Rejected));
+    let began = std::time::Instant::now();
+    for _ in 0..20 {
+        let reset = b.function(TmfFunction::LogicalUnitReset, None);
+        assert_eq!(b.function_answer(reset), Some(TmfResponse::Rejected));
+    }
+    assert!(began.elapsed() < 10 * SHORT, "each waited for its bound");
+}
+
 #[test]
 fn sessions_of_one_initiator_share_its_memory() {
     let directory = tempfile::tempdir().unwrap();

@@ -171,7 +171,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.fault.release();
-        self.runtime.block_on(self.service.shutdown());
+        // What a test leaves stuck, it has looked at itself.
+        let _ = self.runtime.block_on(self.service.shutdown());
     }
 }
 
@@ -316,12 +317,23 @@ impl Initiator {
 
     /// Sends a command without waiting.
     pub(crate) fn submit(&mut self, cdb: Cdb, data: Option<Vec<u8>>, read_len: u32) -> TaskId {
+        self.submit_to(0, cdb, data, read_len)
+    }
+
+    /// Sends a command to another LUN than the first.
+    pub(crate) fn submit_to(
+        &mut self,
+        lun: u64,
+        cdb: Cdb,
+        data: Option<Vec<u8>>,
+        read_len: u32,
+    ) -> TaskId {
         let request = match data {
             Some(data) => {
                 let len = data.len();
-                Request::write(0, cdb, Arc::from(data), 0..len)
+                Request::write(lun, cdb, Arc::from(data), 0..len)
             }
-            None => Request::read(0, cdb, read_len),
+            None => Request::read(lun, cdb, read_len),
         };
         let mut out = Wire::default();
         let task = self.engine.send_command(request, &mut out).unwrap();
@@ -368,6 +380,11 @@ impl Initiator {
         }
     }
 
+    /// Answers that are there and were not taken.
+    pub(crate) fn answered(&self) -> usize {
+        self.answers.len()
+    }
+
     /// Whether an answer to the task is there already; looks once at what came in.
     pub(crate) fn has_answer(&mut self, task: TaskId) -> bool {
         self.look();
@@ -394,7 +411,8 @@ impl Initiator {
         }
     }
 
-    fn look(&mut self) {
+    /// Looks once at what came in.
+    pub(crate) fn look(&mut self) {
         let mut bytes = [0; 65536];
         match self.stream.read(&mut bytes) {
             Ok(0) => {
