@@ -38,10 +38,9 @@ pub use secret::Secret;
 
 /// The settings document's own words.
 pub mod config {
-    pub use disk::CacheMode;
     pub use target::config::{
-        AccessRule, Action, Authentication, Backing, ChapAccount, ChapAlgorithm, Device, Lun,
-        LunMapping, Portal, Provisioning, Target,
+        AccessRule, Action, Authentication, Backing, CacheMode, ChapAccount, ChapAlgorithm, Device,
+        Lun, LunMapping, Portal, Provisioning, Target,
     };
 }
 

@@ -14,7 +14,6 @@
 //! half made. When the process ends between the data path and the activation, the next start serves
 //! the old settings; nobody was told that the new ones hold.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use secrecy::{ExposeSecret, SecretString};
 use settings::{
     ActivateError, CheckError, Document, Loaded, Plan, Secrets, Staged, StagedSecrets, Store,
 };
-use target::{Service, ServiceError};
+use target::{Service, ServiceError, provision};
 
 use crate::data_dir::DataDir;
 use crate::door::Door;
@@ -285,6 +284,8 @@ impl Admin {
         }
         let diff = plan.diff.clone();
         let document = plan.document.clone();
+        // Before: what a kill left after the device of this name had been removed.
+        self.forget(&document, &before.document).await?;
         let pending = self.stage(by, what, plan, secrets).await?;
         let overdue = match self.apply(&document, pending.secrets.as_ref()).await {
             Ok(()) => None,
@@ -305,6 +306,9 @@ impl Admin {
                 return Err(trouble::activate(&error));
             }
         };
+        if let Err(problem) = self.forget(&before.document, &document).await {
+            notes.push(problem.to_string());
+        }
         self.follow(&before.document.service, &document.service, &mut notes);
         self.tell(by, what, &generation, &notes);
         match overdue {
@@ -316,6 +320,26 @@ impl Admin {
                 value: (),
             }),
         }
+    }
+
+    /// Removes what lies in the data directory under the names of devices that only the first
+    /// document has: there is no such device, or it is a new one.
+    async fn forget(&self, of: &Document, but: &Document) -> Result<(), Problem> {
+        let names = |document: &Document, name: &str| {
+            let devices = &document.iscsi.devices;
+            devices.iter().any(|device| device.name == name)
+        };
+        let devices = of.iscsi.devices.iter();
+        let gone: Vec<_> = devices
+            .filter(|device| !names(but, &device.name))
+            .cloned()
+            .collect();
+        let data_dir = self.data_dir().path().to_owned();
+        let forgotten = blocking(move || {
+            gone.iter()
+                .try_for_each(|device| provision::forget(device, &data_dir))
+        });
+        forgotten.await?.map_err(|error| trouble::provision(&error))
     }
 
     /// Those of the secrets that the store does not hold as they are.
@@ -571,23 +595,4 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| {
         Problem::new(Code::Internal, "the work broke off").next("see the service's log")
     })
-}
-
-/// The size of a file, where it is there.
-pub(crate) fn file_size(path: &Path) -> Result<u64, Problem> {
-    let found = path.metadata().map_err(|error| {
-        Problem::new(
-            Code::NotFound,
-            format!("cannot use the file {}", path.display()),
-        )
-        .detail(error.to_string())
-        .next("check the path; a file to be made anew needs no --existing")
-    })?;
-    if !found.is_file() {
-        return Err(
-            Problem::new(Code::Refused, format!("{} is no file", path.display()))
-                .next("a disk or partition is a device of kind block"),
-        );
-    }
-    Ok(found.len())
 }

@@ -16,8 +16,9 @@ use target::config::{
     AccessRule, Action, Authentication, Backing, ChapAccount, Device, Lun, Portal, Provisioning,
     Target,
 };
+use target::provision;
 
-use crate::admin::{self, file_size};
+use crate::admin;
 use crate::cli::Init;
 use crate::data_dir::DataDir;
 use crate::peer::Caller;
@@ -25,6 +26,9 @@ use crate::{limits, trouble};
 
 /// What a data directory may hold before it is one: what a run that was cut off leaves.
 const OURS: [&str; 6] = ["lock", "settings", "secrets", "images", "devices", "events"];
+
+/// How the address is named on the two command lines that end here.
+const ADDRESS_FLAGS: &str = "`--address` of sanctum setup, `--portal` of sanctumd init";
 
 /// The account that initiators log in with.
 const USER: &str = "initiator";
@@ -138,7 +142,9 @@ fn free_port(wanted: SocketAddr) -> Result<u16, Problem> {
                     format!("this host cannot listen on {}:{port}", wanted.ip()),
                 )
                 .detail(error.to_string())
-                .next("name an address of this host and a port from 1024 on with --address"));
+                .next(format!(
+                    "name an address of this host and a port from 1024 on ({ADDRESS_FLAGS})"
+                )));
             }
         }
     }
@@ -150,18 +156,18 @@ fn free_port(wanted: SocketAddr) -> Result<u16, Problem> {
             wanted.ip()
         ),
     )
-    .next("name another port with --address"))
+    .next(format!("name another port ({ADDRESS_FLAGS})")))
 }
 
 /// The first image and its size; one that a run that was cut off left is used as it is.
 fn image(dir: &DataDir, size: u64) -> Result<(PathBuf, u64), Problem> {
     let path = dir.images()?.join("disk0.img");
     if path.exists() {
-        let size = file_size(&path)?;
+        let size = provision::image_size(&path).map_err(|error| trouble::provision(&error))?;
         return Ok((path, size));
     }
-    disk::create_image(&path, size, Provisioning::Thin, &mut |_, _| true)
-        .map_err(|error| trouble::device(&error))?;
+    provision::create_image(&path, size, Provisioning::Thin, &mut |_, _| true)
+        .map_err(|error| trouble::provision(&error))?;
     Ok((path, size))
 }
 

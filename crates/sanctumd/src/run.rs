@@ -9,10 +9,9 @@ use std::time::Duration;
 use api::{Code, Problem};
 use events::Draft;
 use parking_lot::Mutex;
-use ring::DriverKind;
 use sd_notify::NotifyState;
 use settings::{Document, Loaded, Secrets, Store};
-use target::{Notice, Options, Service};
+use target::{Driver, Notice, Options, Service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -76,8 +75,8 @@ fn usable(document: &Document, secrets: &Secrets, dir: &Path) -> Result<(), Prob
 fn options(flags: &Run, dir: &Path, document: &Document) -> Options {
     let service = &document.service;
     let driver = match (flags.ring, service.ring) {
-        (Some(Ring::Uring), _) | (None, settings::Ring::Uring) => Some(DriverKind::Uring),
-        (Some(Ring::Epoll), _) | (None, settings::Ring::Epoll) => Some(DriverKind::Epoll),
+        (Some(Ring::Uring), _) | (None, settings::Ring::Uring) => Some(Driver::Uring),
+        (Some(Ring::Epoll), _) | (None, settings::Ring::Epoll) => Some(Driver::Epoll),
         (Some(Ring::Auto), _) | (None, settings::Ring::Auto) => None,
     };
     Options {

@@ -4,12 +4,12 @@
 use std::error::Error;
 
 use api::{Code, Problem};
-use disk::DeviceError;
 use settings::{
     ActivateError, CommitError, ExportError, GenerationError, ImportError, LoadError, ProposeError,
     SecretsError, StageError,
 };
 use target::ServiceError;
+use target::provision::{Fault, ProvisionError};
 
 /// A fault of the service's host, with its causes.
 pub(crate) fn internal(error: &dyn Error) -> Problem {
@@ -27,6 +27,10 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
             .next(format!("list what there is: sanctum {what} list")),
         ServiceError::Stuck { .. } => Problem::new(Code::TimedOut, text)
             .next("the change itself holds; look at `sanctum device list` and at the system log"),
+        ServiceError::NotSwitched { .. } => Problem::new(Code::Busy, text)
+            .next("nothing was changed; look at `sanctum device list` and at the system log"),
+        ServiceError::NotUndone { .. } => Problem::new(Code::Internal, text)
+            .next("apply the settings once more when the disk answers"),
         ServiceError::Reserved { device, .. } => Problem::new(Code::Refused, text)
             .next(format!("see who holds them: sanctum device show {device}")),
         ServiceError::Listen { portal, .. } => Problem::new(Code::Refused, text)
@@ -41,20 +45,24 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
     }
 }
 
-/// A device could not be made.
-pub(crate) fn device(error: &DeviceError) -> Problem {
-    let code = match error {
-        DeviceError::Exists { .. } => Code::AlreadyExists,
-        DeviceError::NoSpace { .. } => Code::NoSpace,
-        DeviceError::Cancelled { .. } => Code::Cancelled,
-        DeviceError::Size { .. } | DeviceError::BlockSize { .. } => Code::InvalidRequest,
-        DeviceError::Missing { .. } => Code::NotFound,
-        _ => Code::Refused,
-    };
-    let next_step = match error {
-        DeviceError::Exists { .. } => "choose another --path, or use the file with --existing",
-        DeviceError::NoSpace { .. } => "free space, choose a smaller size, or make the image thin",
-        _ => "",
+/// What backs a device could not be made, looked at or removed.
+pub(crate) fn provision(error: &ProvisionError) -> Problem {
+    let (code, next_step) = match error.fault() {
+        Fault::Exists => (
+            Code::AlreadyExists,
+            "choose another --path, or use the file with --existing",
+        ),
+        Fault::NoSpace => (
+            Code::NoSpace,
+            "free space, choose a smaller size, or make the image thin",
+        ),
+        Fault::Missing => (
+            Code::NotFound,
+            "check the path; a file to be made anew needs no --existing",
+        ),
+        Fault::Cancelled => (Code::Cancelled, ""),
+        Fault::Invalid => (Code::InvalidRequest, "choose another size"),
+        _ => (Code::Refused, "nothing was changed"),
     };
     Problem::new(code, error.to_string())
         .causes(error)

@@ -258,7 +258,7 @@ struct Kind {
 const COMMON: &[Key] = &[
     required::<String>("name"),
     required::<String>("kind"),
-    optional::<disk::CacheMode>("cache"),
+    optional::<iscsi::CacheMode>("cache"),
     optional::<bool>("removable"),
     optional::<bool>("asynchronous"),
     optional::<u16>("queue_depth"),
@@ -391,7 +391,7 @@ mod tests {
         let device = |backing| Device {
             name: "d".to_owned(),
             backing,
-            cache: disk::CacheMode::None,
+            cache: iscsi::CacheMode::None,
             removable: false,
             asynchronous: true,
             queue_depth: 1,

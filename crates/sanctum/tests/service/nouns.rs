@@ -96,6 +96,76 @@ fn a_removed_device_keeps_its_file_and_identity() {
 }
 
 #[test]
+fn a_device_that_is_made_anew_is_another_one() {
+    let site = Site::new();
+    let service = site.start();
+    let iso = site.scratch("cd.iso");
+    let mut content = vec![0; 64 * 2048];
+    content[16 * 2048..16 * 2048 + 6].copy_from_slice(b"\x01CD001");
+    std::fs::write(&iso, content).unwrap();
+    let iso = iso.display();
+    let serial =
+        |name: &str| service.json(&format!("device show {name}"))["live"]["serial"].clone();
+    for create in [
+        "ram scratch --size 8M".to_owned(),
+        format!("iso scratch --path {iso}"),
+    ] {
+        service.run(&format!("device create {create}")).ok();
+        let first = serial("scratch");
+        service.run("device delete scratch").ok();
+        let devices = site.dir().join("devices");
+        assert_eq!(devices.read_dir().unwrap().count(), 0, "{create}");
+        service.run(&format!("device create {create}")).ok();
+        assert_ne!(serial("scratch"), first, "{create}");
+        assert_eq!(
+            service.json("device show scratch")["live"]["state"],
+            "ready"
+        );
+        service.run("device delete scratch").ok();
+    }
+    // What a kill left after a deletion does not come back either.
+    service.run("device create ram scratch --size 8M").ok();
+    let first = serial("scratch");
+    let left = site.dir().join("devices/ram-scratch.json");
+    let document = std::fs::read(&left).unwrap();
+    service.run("device delete scratch").ok();
+    std::fs::write(&left, document).unwrap();
+    service.run("device create ram scratch --size 8M").ok();
+    assert_ne!(serial("scratch"), first);
+}
+
+#[test]
+fn a_file_that_another_device_uses_is_not_deleted() {
+    let site = Site::new();
+    let service = site.start();
+    service.run("device create image one --size 16M").ok();
+    let file = site.dir().join("images/one.img");
+    let link = site.scratch("link.img");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    // Two devices share a file only where both merely read it.
+    service.run("device delete one").ok();
+    for (name, path) in [("one", &file), ("two", &link)] {
+        let path = path.display();
+        let words = format!("device create image {name} --existing --read-only --path {path}");
+        service.run(&words).ok();
+    }
+    let generation = service.generation();
+    service
+        .run("device delete one --delete-file")
+        .fails(4, &["device two uses it"]);
+    assert_eq!(service.generation(), generation);
+    assert!(file.exists());
+    service.run("device delete one").ok();
+    service.run("device delete two --delete-file").ok();
+    assert!(!file.exists() && link.symlink_metadata().is_err());
+    assert_eq!(
+        site.dir().join("images").read_dir().unwrap().count(),
+        2,
+        "disk0 and what lies beside it"
+    );
+}
+
+#[test]
 fn a_ram_disk_is_empty_after_a_restart_and_says_so() {
     let site = Site::new();
     let service = site.start();
@@ -416,7 +486,9 @@ fn secrets_take_effect_with_their_document_or_not_at_all() {
     assert_eq!(service.generation(), generation + 1);
     // What a kill between the two leaves is cleared away.
     service.kill();
+    let of_others = "# Secrets of Sanctum, in force with the settings of SHA-256 00";
     let left = secrets().replace("correct-horse", "battery-staple");
+    let left = format!("{of_others}\n{}", left.split_once('\n').unwrap().1);
     std::fs::write(&staged, left).unwrap();
     site.start().stop();
     assert!(secrets().contains("correct-horse") && !staged.exists());

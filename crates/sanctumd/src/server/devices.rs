@@ -9,12 +9,12 @@ use api::{Code, Problem};
 use axum::Json;
 use axum::extract::State;
 use settings::Document;
-use target::ServiceError;
 use target::info::DeviceInfo;
+use target::{ServiceError, provision};
 
 use super::Answer;
 use super::extract::{Body, Names, Params};
-use crate::admin::{Admin, By, blocking, file_size};
+use crate::admin::{Admin, By, blocking};
 use crate::tasks::Running;
 use crate::trouble;
 
@@ -107,6 +107,7 @@ pub(super) async fn add(
     let total = image.as_ref().map_or(0, |(_, size, _)| *size);
     let (running, task) = admin.tasks().begin(what.clone(), total)?;
     tokio::spawn(async move {
+        let made = image.as_ref().map(|(path, ..)| path.clone());
         let running = match image {
             Some(image) => match make(running, image).await {
                 Some(running) => running,
@@ -114,17 +115,18 @@ pub(super) async fn add(
             },
             None => running,
         };
-        let made = (!new.existing).then(|| device.backing.clone());
-        let changed = admin
-            .edit(by, what, |document| insert(document, device))
-            .await;
-        if changed.is_err()
-            && let Some(Backing::Image { path, .. }) = made
-            && !in_force(&admin, &path)
-        {
-            remove_made(&path);
-        }
-        running.end(changed.map(|changed| changed.generation));
+        let changed = admin.alone(move |admin| async move {
+            let edit = |document: &mut Document| insert(document, device);
+            let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await;
+            if changed.is_err()
+                && let Some(path) = made
+                && !in_force(&admin, &path)
+            {
+                remove_made(path).await;
+            }
+            changed
+        });
+        running.end(changed.await.map(|changed| changed.generation));
     });
     Ok(Json(task))
 }
@@ -133,17 +135,9 @@ pub(super) async fn add(
 async fn make(running: Running, image: (PathBuf, u64, Provisioning)) -> Option<Running> {
     let work = move || {
         let (path, size, provisioning) = image;
-        let made = disk::create_image(&path, size, provisioning, &mut |done, total| {
+        let made = provision::create_image(&path, size, provisioning, &mut |done, total| {
             running.progress(done, total)
         });
-        // Thin images are made at once and ask nobody: a cancellation that came meanwhile counts, too.
-        let made = match made {
-            Ok(()) if running.is_cancelled() => {
-                remove_made(&path);
-                Err(disk::DeviceError::Cancelled { path })
-            }
-            made => made,
-        };
         (running, made)
     };
     // When the work panics, `running` is dropped there, which ends the task as failed.
@@ -151,26 +145,34 @@ async fn make(running: Running, image: (PathBuf, u64, Provisioning)) -> Option<R
     match made {
         Ok(()) => Some(running),
         Err(error) => {
-            running.end(Err(trouble::device(&error)));
+            running.end(Err(trouble::provision(&error)));
             None
         }
     }
 }
 
-/// Whether the settings in force name this file: a change can hold although it ended with a problem
-/// (something it had to wait for did not end in time). When that cannot be told, it may be.
-fn in_force(admin: &Admin, path: &Path) -> bool {
-    admin.current().map_or(true, |current| {
-        let devices = &current.document.iscsi.devices;
-        devices
-            .iter()
-            .any(|device| device.backing.path() == Some(path))
-    })
+/// The device that uses a file.
+fn user_of<'a>(document: &'a Document, path: &Path) -> Option<&'a str> {
+    let uses = |device: &&Device| {
+        let used = device.backing.path();
+        used.is_some_and(|used| provision::same_file(used, path))
+    };
+    let device = document.iscsi.devices.iter().find(uses)?;
+    Some(&device.name)
 }
 
-fn remove_made(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "an image that is not used stays");
+/// Whether a device in force uses this file: a change can hold although it ended with a problem
+/// (something it had to wait for did not end in time). When that cannot be told, it may be.
+fn in_force(admin: &Admin, path: &Path) -> bool {
+    admin
+        .current()
+        .map_or(true, |current| user_of(&current.document, path).is_some())
+}
+
+async fn remove_made(path: PathBuf) {
+    let removed = blocking(move || provision::remove_image(&path)).await;
+    if let Ok(Err(error)) = removed {
+        tracing::warn!(%error, "an image that is not used stays");
     }
 }
 
@@ -192,7 +194,7 @@ fn completed(admin: &Admin, mut device: Device, existing: bool) -> Result<Device
                 .join(format!("{}.img", device.name));
         }
         if existing {
-            let have = file_size(path)?;
+            let have = provision::image_size(path).map_err(|error| trouble::provision(&error))?;
             if *size == 0 {
                 *size = have;
             }
@@ -257,62 +259,67 @@ pub(super) async fn remove(
         "remove device {name}{}",
         if delete_file { " and its file" } else { "" }
     );
-    let changed = admin.edit(by, what, move |document| {
-        let backing = find(document, &name)?.backing.clone();
-        if let Some(lun) = place(document, &name) {
-            return Err(Problem::new(
-                Code::InUse,
-                format!(
-                    "device {name} cannot be removed: LUN {} of {} uses it",
-                    lun.number, lun.target
-                ),
-            )
-            .next(format!(
-                "remove the LUN first: sanctum lun remove {} {}",
-                lun.target, lun.number
-            )));
+    // In one turn with the removal of the file: nobody else's device can come to use it in between.
+    let applied = admin.alone(move |admin| async move {
+        let edit = |document: &mut Document| take(document, &name, delete_file);
+        let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await?;
+        if let Some(path) = changed.value.clone() {
+            delete(&name, path).await?;
         }
-        document.iscsi.devices.retain(|device| device.name != name);
-        match backing {
-            Backing::Image { path, .. } if delete_file => Ok(Some(path)),
-            _ if delete_file => Err(Problem::new(
-                Code::InvalidRequest,
-                format!(
-                    "device {name} is no image; only image files can be deleted with their device"
-                ),
-            )
-            .next("remove the device without --delete-file")),
-            _ => Ok(None),
-        }
+        Ok(changed.applied())
     });
-    let changed = changed.await?;
-    if let Some(path) = changed.value.clone() {
-        blocking(move || delete(&path)).await??;
-    }
-    Ok(Json(changed.applied()))
+    Ok(Json(applied.await?))
 }
 
-/// Removes an image and what lies beside it. The settings do not name it any more by now.
-fn delete(path: &Path) -> Result<(), Problem> {
-    let mut beside = path.to_owned().into_os_string();
-    beside.push(".sanctum");
-    for path in [path, Path::new(&beside)] {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Problem::new(
-                    Code::Internal,
-                    format!(
-                        "the device is removed, but its file {} is not",
-                        path.display()
-                    ),
-                )
-                .detail(error.to_string())
-                .next("remove the file by hand"));
-            }
-            _ => {}
-        }
+/// Takes a device out of the document; gives the file to delete with it.
+fn take(
+    document: &mut Document,
+    name: &str,
+    delete_file: bool,
+) -> Result<Option<PathBuf>, Problem> {
+    let backing = find(document, name)?.backing.clone();
+    if let Some(lun) = place(document, name) {
+        return Err(Problem::new(
+            Code::InUse,
+            format!(
+                "device {name} cannot be removed: LUN {} of {} uses it",
+                lun.number, lun.target
+            ),
+        )
+        .next(format!(
+            "remove the LUN first: sanctum lun remove {} {}",
+            lun.target, lun.number
+        )));
     }
-    Ok(())
+    document.iscsi.devices.retain(|device| device.name != name);
+    match backing {
+        Backing::Image { path, .. } if delete_file => match user_of(document, &path) {
+            None => Ok(Some(path)),
+            Some(other) => Err(Problem::new(
+                Code::InUse,
+                format!("the file of device {name} cannot be deleted: device {other} uses it, too"),
+            )
+            .next("remove the device without --delete-file")),
+        },
+        _ if delete_file => Err(Problem::new(
+            Code::InvalidRequest,
+            format!("device {name} is no image; only image files can be deleted with their device"),
+        )
+        .next("remove the device without --delete-file")),
+        _ => Ok(None),
+    }
+}
+
+/// Removes an image and what lies beside it. No device in force uses it any more.
+async fn delete(name: &str, path: PathBuf) -> Result<(), Problem> {
+    let removed = blocking(move || provision::remove_image(&path)).await?;
+    removed.map_err(|error| {
+        let what = format!("device {name} is removed, but not its file");
+        Problem::new(Code::Internal, what)
+            .detail(error.to_string())
+            .causes(&error)
+            .next("remove the file by hand")
+    })
 }
 
 pub(super) async fn load(
