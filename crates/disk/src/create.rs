@@ -23,7 +23,7 @@ use crate::backing::Provisioning;
 use crate::beside::{document_of_image, temporary_of};
 use crate::error::DeviceError;
 use crate::image::{lock, open_regular};
-use crate::limits::{PREALLOCATE_CHUNK, ZERO_CHUNK};
+use crate::limits::{DIRECT_ALIGNMENT_MAX, PREALLOCATE_CHUNK, ZERO_CHUNK};
 use crate::open::check_device_size;
 
 /// Mode of new images: nobody but the service's user.
@@ -158,7 +158,8 @@ fn enough_space(file: BorrowedFd<'_>, path: &Path, need: u64) -> Result<(), Devi
 }
 
 /// Reserves `start..end` in chunks, lengthening the file; false when `go_on(bytes done)` said to
-/// stop. Where the file system cannot reserve, zeros are written.
+/// stop. Where the file system cannot reserve, zeros are written, except into the page that `start`
+/// lies in: what is before `start` there may be written by direct I/O at this moment.
 pub(crate) fn preallocate(
     file: BorrowedFd<'_>,
     start: u64,
@@ -167,7 +168,7 @@ pub(crate) fn preallocate(
 ) -> Result<bool, Errno> {
     let mut reserves = true;
     let mut at = start;
-    while go_on(at - start) {
+    while go_on(at.min(end) - start) {
         if at >= end {
             return Ok(true);
         }
@@ -175,7 +176,10 @@ pub(crate) fn preallocate(
         if reserves {
             match rustix::fs::fallocate(file, FallocateFlags::empty(), at, len) {
                 Ok(()) => at += len,
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => reserves = false,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    reserves = false;
+                    at = at.next_multiple_of(u64::from(DIRECT_ALIGNMENT_MAX));
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }

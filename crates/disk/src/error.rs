@@ -195,7 +195,7 @@ pub enum DeviceError {
     /// old mode stays in force, and so does its promise.
     #[error(
         "{path}: the cache mode is as before, because operations under way were not stable within \
-         {seconds} s; the disk may be stuck. Repeat the change when it answers again"
+         {seconds} s; the disk is very busy or stuck. Repeat the change when it is less so"
     )]
     Stuck {
         /// The file or device.

@@ -45,12 +45,17 @@ pub const RESERVE_GRANULE: u64 = 256 << 10;
 /// Bytes preallocated between two calls of the progress function.
 pub const PREALLOCATE_CHUNK: u64 = 128 << 20;
 
-/// Seconds for which a change of the cache mode may hold operations: initiators commonly give a
-/// command 30.
-pub const MODE_DRAIN_SECONDS: u64 = 10;
+/// Seconds for which a change of the cache mode may hold operations. Initiators commonly give a
+/// command 30, and the target above gives the operations of an aborted one 10 before it calls the
+/// disk stuck.
+pub const MODE_DRAIN_SECONDS: u64 = 8;
 
-/// Seconds a change of the cache mode gives the sync before, while nobody is held: it may have all
-/// that the page cache holds to write.
+/// Syncs of a change of the cache mode before operations are held; each leaves only what was
+/// written during the one before.
+pub const MODE_SYNCS_BEFORE: usize = 2;
+
+/// Seconds a change of the cache mode gives each of them: the first may have all that the page
+/// cache holds to write.
 pub const MODE_SYNC_SECONDS: u64 = 120;
 
 /// How often a change of the cache mode looks whether the kernel has let go of a descriptor.

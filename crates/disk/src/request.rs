@@ -340,12 +340,19 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// old mode is then in force.
     fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError>;
 
-    /// Image file and RAM disk: extends to `bytes` (never shrinks; `None` takes the file's own
-    /// length); block device: takes the size it finds. Returns the new geometry.
+    /// Looks at the true size of what the device is made of and takes it over; never shrinks.
+    /// Returns the new geometry; [`Disk::geometry`] tells it from then on.
+    ///
+    /// | | `Some(bytes)` | `None` |
+    /// |---|---|---|
+    /// | image file | extends the file to it | takes the file's own length, in whole blocks |
+    /// | block device | takes the size it finds, if that is as large | takes the size it finds |
+    /// | RAM disk | extends to it | as it is |
+    /// | ISO image | refused | as it is |
     ///
     /// # Errors
-    /// [`DeviceError::Shrink`], [`DeviceError::NoSpace`], [`DeviceError::NotGrown`] and others;
-    /// the size is then as before.
+    /// [`DeviceError::Shrink`], [`DeviceError::TooShort`], [`DeviceError::NoSpace`],
+    /// [`DeviceError::NotGrown`] and others; the size is then as before.
     fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError>;
 
     /// Makes everything acknowledged stable; called at a clean stop.

@@ -301,6 +301,8 @@ impl Disk for FileDisk {
         match self.core.traits.kind {
             Kind::Image { preallocated } => self.core.grow_image(bytes, preallocated),
             Kind::Block { .. } => self.core.grow_block(bytes),
+            // A medium is what it was when it was loaded.
+            Kind::Iso if bytes.is_none() => Ok(self.geometry()),
             Kind::Iso => Err(DeviceError::Unsupported {
                 what: format!("the ISO image {}", self.core.traits.path.display()),
                 verb: "grow",

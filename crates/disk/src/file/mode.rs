@@ -14,7 +14,7 @@ use super::generation::{Generation, Plan};
 use super::{Core, Kind};
 use crate::create::preallocate;
 use crate::error::DeviceError;
-use crate::limits::{MODE_DRAIN_POLL, MODE_DRAIN_SECONDS, MODE_SYNC_SECONDS};
+use crate::limits::{MODE_DRAIN_POLL, MODE_DRAIN_SECONDS, MODE_SYNC_SECONDS, MODE_SYNCS_BEFORE};
 use crate::open::check_device_size;
 use crate::request::{CacheMode, Geometry};
 
@@ -56,7 +56,9 @@ impl Core {
         }
         let next = Generation::open(self.plan(), mode)?;
         // Most of what is to be made stable is, before anybody is held.
-        self.sync_within(&mut change, Duration::from_secs(MODE_SYNC_SECONDS))?;
+        for _ in 0..MODE_SYNCS_BEFORE {
+            self.sync_within(&mut change, Duration::from_secs(MODE_SYNC_SECONDS))?;
+        }
         let deadline = now() + bound;
         let closed = self.entrance.close();
         if !closed.drain(deadline) || !self.let_go(&old, deadline) {
@@ -158,8 +160,18 @@ impl Core {
         let have = self.bytes.load(Ordering::Acquire);
         let length = rustix::fs::fstat(&self.anchor).map_err(grow)?.st_size;
         let length = u64::try_from(length).unwrap_or(0);
-        let block = u64::from(self.traits.block_size);
-        let want = bytes.unwrap_or(length / block * block);
+        if length < have {
+            // Made longer again, it would have zeros in place of what it lost.
+            self.lost();
+            return Err(DeviceError::TooShort {
+                path: path.clone(),
+                have: length,
+                want: have,
+            });
+        }
+        let unit = self.emulated(&self.entrance.generation());
+        let unit = unit.unwrap_or(u64::from(self.traits.block_size));
+        let want = bytes.unwrap_or((length / unit * unit).max(have));
         if want < have {
             let what = path.display().to_string();
             return Err(DeviceError::Shrink { what, have, want });
@@ -169,7 +181,7 @@ impl Core {
         if want == have {
             return Ok(self.geometry());
         }
-        if self.traits.read_only {
+        if self.traits.read_only && want > length {
             let what = path.display().to_string();
             return Err(DeviceError::Unsupported {
                 what,
@@ -185,7 +197,9 @@ impl Core {
                 what: path.display().to_string(),
             });
         }
-        self.lengthen(length, want, preallocated)?;
+        if !self.traits.read_only {
+            self.lengthen(length, want, preallocated)?;
+        }
         self.bytes.store(want, Ordering::Release);
         Ok(self.geometry())
     }
@@ -195,7 +209,7 @@ impl Core {
         match self.emulated(&self.entrance.generation()) {
             Some(unit) if !size.is_multiple_of(unit) => Err(DeviceError::Size {
                 size,
-                reason: "direct I/O on this file system needs a multiple of 4096 bytes",
+                reason: "direct I/O on this file system needs a multiple of its alignment",
             }),
             _ => Ok(()),
         }
@@ -236,7 +250,8 @@ impl Core {
                 errno => grow(errno),
             });
         }
-        rustix::fs::fsync(&self.anchor).map_err(grow)
+        // The anchor's syncs all go this way: what it hears of lost writes is heard once.
+        self.flush_blocking()
     }
 
     pub(super) fn grow_block(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {

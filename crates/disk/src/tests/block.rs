@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::{Loop, Mounted, root, space_of, tool};
+use super::{Loop, MODES, Mounted, root, space_of, tool};
 use crate::backing::Backing;
 use crate::beside::BesideStore;
 use crate::open::open;
@@ -184,21 +184,61 @@ fn growing_takes_what_it_finds() {
             &["--set-capacity", device.node().to_str().unwrap()],
         );
     };
-    resize(2 * SIZE);
-    assert_eq!(disk.geometry().bytes(), SIZE);
-    assert_eq!(disk.grow(None).unwrap().bytes(), 2 * SIZE);
-    for mut shard in shards() {
-        shard
-            .run(&*disk, write(2 * SIZE - 512, &fill(1, 512), true))
-            .unwrap();
+    // Every mode sees the new end.
+    for (size, mode) in (2..).map(|times| times * SIZE).zip(MODES) {
+        disk.set_cache_mode(mode).unwrap();
+        assert_eq!(disk.grow(None).unwrap().bytes(), size - SIZE);
+        resize(size);
+        assert_eq!(disk.geometry().bytes(), size - SIZE);
+        for mut shard in shards() {
+            let early = shard.run(&*disk, write(size - 512, &fill(1, 512), true));
+            assert_eq!(early.unwrap_err(), DiskError::OutOfRange);
+        }
+        assert_eq!(disk.grow(None).unwrap().bytes(), size);
+        for mut shard in shards() {
+            shard
+                .run(&*disk, write(size - 512, &fill(1, 512), true))
+                .unwrap();
+            assert_eq!(shard.bytes(&*disk, size - 512, 512), fill(1, 512));
+        }
     }
     resize(SIZE);
     let shrunk = disk.grow(None).unwrap_err();
-    assert!(matches!(shrunk, DeviceError::Shrink { .. }), "{shrunk}");
+    assert!(
+        matches!(shrunk, DeviceError::Shrink { want: SIZE, .. }),
+        "{shrunk}"
+    );
+    assert_eq!(disk.geometry().bytes(), 4 * SIZE);
     for mut shard in shards() {
-        let cut = shard.run(&*disk, crate::testing::read(2 * SIZE - 512, 512));
+        let cut = shard.run(&*disk, crate::testing::read(4 * SIZE - 512, 512));
         assert!(cut.is_err(), "zeros were made up");
     }
+}
+
+/// What a loaded device is asked when its size may have changed.
+#[test]
+fn a_reader_takes_the_new_size_too() {
+    if !root("a block device") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("backing");
+    File::create(&file).unwrap().set_len(SIZE).unwrap();
+    let device = Loop::over(&file, 512);
+    let path = device.node().into();
+    let backing = Backing::Block {
+        path,
+        block_size: None,
+        read_only: true,
+    };
+    let disk = open(&backing, CacheMode::None).unwrap();
+    let longer = File::options().write(true).open(&file).unwrap();
+    longer.set_len(2 * SIZE).unwrap();
+    tool(
+        "losetup",
+        &["--set-capacity", device.node().to_str().unwrap()],
+    );
+    assert_eq!(disk.grow(None).unwrap().bytes(), 2 * SIZE);
 }
 
 #[test]

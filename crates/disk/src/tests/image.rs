@@ -436,6 +436,37 @@ fn growing() {
 }
 
 #[test]
+fn a_file_that_lost_bytes_is_not_made_longer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    Shape::thin(SIZE).create(&path);
+    let disk = Shape::thin(SIZE).open(&path, CacheMode::None);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(SIZE / 2).unwrap();
+    for want in [None, Some(2 * SIZE)] {
+        let short = disk.grow(want).unwrap_err();
+        assert!(matches!(short, DeviceError::TooShort { .. }), "{short}");
+    }
+    assert_eq!(file.metadata().unwrap().len(), SIZE / 2);
+    let gone = Shard::any().run(&disk, read(0, 512)).unwrap_err();
+    assert_eq!(gone, DiskError::Gone);
+}
+
+#[test]
+fn a_reader_takes_over_a_longer_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    Shape::thin(SIZE).create(&path);
+    let disk = open(&backing(&path, true), CacheMode::None).unwrap();
+    assert_eq!(disk.grow(None).unwrap().bytes(), SIZE);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(SIZE + 4096).unwrap();
+    assert_eq!(disk.grow(None).unwrap().bytes(), SIZE + 4096);
+    let more = disk.grow(Some(2 * SIZE)).unwrap_err();
+    assert!(matches!(more, DeviceError::Unsupported { .. }), "{more}");
+}
+
+#[test]
 fn a_mode_change_that_cannot_end_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.img");

@@ -61,8 +61,9 @@ fn the_last_block_is_filled_up_and_a_cut_file_is_gone() {
         assert_eq!(refused, DiskError::ReadOnly);
         shard.run(&*disk, Request::Flush).unwrap();
         assert_eq!(shard.status(&*disk, 2048), (true, 20 * 2048));
+        assert_eq!(disk.grow(None).unwrap(), disk.geometry());
         assert!(matches!(
-            disk.grow(None),
+            disk.grow(Some(22 * 2048)),
             Err(DeviceError::Unsupported { .. })
         ));
         disk.set_cache_mode(CacheMode::WriteThrough).unwrap();
