@@ -99,6 +99,10 @@ pub struct DeviceInfo {
     pub state: DeviceState,
     /// Cache mode.
     pub cache: CacheMode,
+    /// What is not as its settings would have it, one sentence each: a cache mode that the file
+    /// system does not give in full, a file longer than the device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Serial number told to initiators.
     pub serial: String,
     /// NAA identifier told to initiators, hexadecimal.

@@ -50,6 +50,15 @@ pub enum Notice {
         /// Why, in words.
         reason: String,
     },
+    /// Connections were closed, or discovery refused, at a bound.
+    ConnectionsRefused {
+        /// How many since this was last told.
+        count: u64,
+        /// Where the last one came from.
+        peer: SocketAddr,
+        /// Why, in words.
+        reason: String,
+    },
     /// A device cannot be used; its LUN is NOT READY.
     DeviceFailed {
         /// The device.
@@ -61,6 +70,13 @@ pub enum Notice {
     DeviceReady {
         /// The device.
         device: String,
+    },
+    /// A physical disk has grown; its initiators are told.
+    DeviceGrown {
+        /// The device.
+        device: String,
+        /// Its size now, in bytes.
+        bytes: u64,
     },
     /// A write found no space under a thin device.
     NoSpace {
@@ -121,8 +137,10 @@ impl Notice {
             Self::SessionOpened { .. } => "session-opened",
             Self::SessionClosed { .. } => "session-closed",
             Self::LoginRefused { .. } => "login-refused",
+            Self::ConnectionsRefused { .. } => "connections-refused",
             Self::DeviceFailed { .. } => "device-failed",
             Self::DeviceReady { .. } => "device-ready",
+            Self::DeviceGrown { .. } => "device-grown",
             Self::NoSpace { .. } => "device-no-space",
             Self::DiskError { .. } => "device-disk-error",
             Self::ReservationPreempted { .. } => "reservation-preempted",
@@ -140,8 +158,10 @@ impl Notice {
             Self::SessionOpened { .. }
             | Self::SessionClosed { .. }
             | Self::DeviceReady { .. }
+            | Self::DeviceGrown { .. }
             | Self::PortalListens { .. } => Severity::Info,
             Self::LoginRefused { .. }
+            | Self::ConnectionsRefused { .. }
             | Self::ReservationPreempted { .. }
             | Self::LunReset { .. }
             | Self::WritesInDoubt { .. } => Severity::Warning,
@@ -161,6 +181,7 @@ impl Notice {
             | Self::LoginRefused { target, .. } => target,
             Self::DeviceFailed { device, .. }
             | Self::DeviceReady { device }
+            | Self::DeviceGrown { device, .. }
             | Self::NoSpace { device }
             | Self::DiskError { device, .. }
             | Self::ReservationPreempted { device, .. }
@@ -168,6 +189,7 @@ impl Notice {
             | Self::DeviceStuck { device }
             | Self::WritesInDoubt { device, .. } => device,
             Self::PortalFailed { portal, .. } | Self::PortalListens { portal } => portal,
+            Self::ConnectionsRefused { .. } => "",
         }
     }
 
@@ -187,10 +209,14 @@ impl Notice {
             Self::WritesInDoubt { .. } => {
                 Some("check the file systems on this LUN: unflushed writes may be missing")
             }
+            Self::ConnectionsRefused { .. } => Some(
+                "look at what opens connections there and leaves them; keep strangers off the portals' network",
+            ),
             Self::PortalFailed { .. } => Some("check that the address exists and the port is free"),
             Self::SessionOpened { .. }
             | Self::SessionClosed { .. }
             | Self::DeviceReady { .. }
+            | Self::DeviceGrown { .. }
             | Self::PortalListens { .. }
             | Self::ReservationPreempted { .. }
             | Self::LunReset { .. } => None,
@@ -219,10 +245,21 @@ impl fmt::Display for Notice {
             } => {
                 write!(f, "login of {initiator} from {peer} refused: {reason}")
             }
+            Self::ConnectionsRefused {
+                count,
+                peer,
+                reason,
+            } => write!(
+                f,
+                "{count} connections were turned away, the last one from {peer}: {reason}"
+            ),
             Self::DeviceFailed { device, reason } => {
                 write!(f, "device {device} is not ready: {reason}")
             }
             Self::DeviceReady { device } => write!(f, "device {device} is ready"),
+            Self::DeviceGrown { device, bytes } => {
+                write!(f, "device {device} has grown to {bytes} bytes")
+            }
             Self::NoSpace { device } => {
                 write!(
                     f,

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use disk::{Backing, CacheMode, DeviceError, Disk};
 use parking_lot::Mutex;
-use scsi::Medium;
 use tokio::sync::mpsc;
 
 use crate::check::ConfigError;
@@ -20,7 +19,6 @@ use crate::exports::Exports;
 use crate::info::{DeviceInfo, PortalInfo, SessionInfo, Status};
 use crate::limits;
 use crate::listeners::Listeners;
-use crate::message::ShardMessage;
 use crate::notice::Notice;
 use crate::secrets::Secrets;
 use crate::shard;
@@ -41,6 +39,9 @@ pub struct Options {
     pub pool_bytes_per_shard: usize,
     /// How long a change waits for commands that it must outlive; see [`limits::DRAIN_TIME_MAX`].
     pub drain_time: Duration,
+    /// How long a device that is taken out, or the service when it stops, waits for the last flush;
+    /// see [`limits::FLUSH_TIME_MAX`].
+    pub flush_time: Duration,
     /// How devices are opened.
     pub opener: Opener,
 }
@@ -55,6 +56,7 @@ impl Options {
             spin: Duration::ZERO,
             pool_bytes_per_shard: 0,
             drain_time: limits::DRAIN_TIME_MAX,
+            flush_time: limits::FLUSH_TIME_MAX,
             opener: Opener::default(),
         }
     }
@@ -149,6 +151,26 @@ pub enum ServiceError {
         /// The device or session.
         what: String,
     },
+    /// Commands did not end in time, and so the change was given up.
+    #[error(
+        "{what}: running commands do not end, so nothing was changed; look at the disk under the device"
+    )]
+    NotSwitched {
+        /// The device.
+        what: String,
+    },
+    /// A change was given up, but not all that was done for it could be taken back.
+    #[error(
+        "{cause}; the cache mode of {devices} was changed by then and could not be put back          ({reason}): the next change of the settings puts it right"
+    )]
+    NotUndone {
+        /// Why the change was given up.
+        cause: String,
+        /// The devices.
+        devices: String,
+        /// Why one of them could not be put back.
+        reason: String,
+    },
     /// The shards could not be started.
     #[error("the data path cannot start: {reason}")]
     Start {
@@ -174,11 +196,12 @@ impl fmt::Debug for Service {
 pub(crate) struct Inner {
     pub(crate) control: Control,
     pub(crate) options: Options,
-    pub(crate) listeners: tokio::sync::Mutex<Listeners>,
+    /// Held along everything that an operator asks for: one at a time.
+    pub(crate) listeners: Arc<tokio::sync::Mutex<Listeners>>,
     started: Instant,
     kind: ring::DriverKind,
     ring_reason: Option<String>,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    pub(crate) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -229,7 +252,7 @@ impl Service {
             inner: Arc::new(Inner {
                 control,
                 options,
-                listeners: tokio::sync::Mutex::new(Listeners::default()),
+                listeners: Arc::default(),
                 started: clock(),
                 kind,
                 ring_reason: ring::probe().uring.err(),
@@ -355,109 +378,6 @@ impl Service {
                 name: device.to_owned(),
             },
         })
-    }
-
-    /// Takes the medium of a removable device out, whatever initiators say.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotFound`], [`ServiceError::Device`] where it is not removable.
-    pub async fn eject_device(&self, name: &str) -> Result<(), ServiceError> {
-        let unit = self.unit(name)?;
-        if !unit.published().removable {
-            return Err(ServiceError::Device {
-                device: name.to_owned(),
-                reason: "its medium cannot be taken out; the device is not removable".to_owned(),
-            });
-        }
-        if unit.is_stuck() {
-            return Err(ServiceError::Stuck {
-                what: format!("device {name}"),
-            });
-        }
-        self.change_unit(&unit, |unit| scsi::change::medium(unit, Medium::Ejected))
-            .await
-    }
-
-    /// Removes all persistent reservations and registrations of a device.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotFound`], [`ServiceError::Stuck`].
-    pub async fn clear_reservations(&self, device: &str) -> Result<(), ServiceError> {
-        let unit = self.unit(device)?;
-        self.change_unit(&unit, scsi::change::clear_reservations)
-            .await
-    }
-
-    /// Makes a change of one unit: persists, publishes, passes the barrier.
-    pub(crate) async fn change_unit(
-        &self,
-        unit: &Arc<LogicalUnit>,
-        change: impl FnOnce(&scsi::Unit) -> scsi::change::Applied + Send,
-    ) -> Result<(), ServiceError> {
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
-        let applied = change(&unit.published());
-        self.inner
-            .control
-            .carry_out(unit, durable, applied, None)
-            .await
-            .map_err(|failure| failed(&unit.name, failure))
-    }
-
-    /// Stops: no more connections, sessions ended to their last command, everything made stable.
-    pub async fn shutdown(&self) {
-        let held = self.inner.listeners.lock().await;
-        self.inner.stopping.store(true, Ordering::Release);
-        drop(held);
-        for shard in self.inner.control.shards.iter() {
-            shard.send(ShardMessage::Stop).await;
-        }
-        let threads = std::mem::take(&mut *self.inner.threads.lock());
-        let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a shard panicked");
-                }
-            }
-        });
-        if tokio::time::timeout(self.inner.options.drain_time, joined)
-            .await
-            .is_err()
-        {
-            tracing::error!("running commands do not end; stopping without them");
-            return;
-        }
-        let units: Vec<_> = self
-            .shared()
-            .exports
-            .load()
-            .units
-            .values()
-            .cloned()
-            .collect();
-        for unit in units {
-            self.make_stable(&unit).await;
-        }
-    }
-
-    /// Flushes a device that nobody uses any more, and notes beside it that nothing is in doubt.
-    pub(crate) async fn make_stable(&self, unit: &Arc<LogicalUnit>) {
-        let Some(disk) = unit.disk() else { return };
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
-        let flushed = tokio::task::spawn_blocking(move || disk.flush_blocking()).await;
-        match flushed {
-            Ok(Ok(())) => {
-                let mut beside = durable.beside.clone();
-                if beside.stopped_cleanly()
-                    && let Err(error) = crate::control::save(durable, beside).await
-                {
-                    tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
-                }
-            }
-            Ok(Err(error)) => {
-                tracing::error!(device = %unit.name, %error, "the last flush failed");
-            }
-            Err(error) => tracing::error!(device = %unit.name, %error, "the last flush failed"),
-        }
     }
 }
 

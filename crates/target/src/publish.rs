@@ -1,0 +1,372 @@
+//! What is served changes, and sessions follow.
+//!
+//! Nothing here can be refused any more: what could fail was done before ([`crate::apply`]). What
+//! remains is to wait, each time within a bound, for commands that must not outlive the change.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use scsi::Attention;
+use scsi::change::Selector;
+use tokio::sync::oneshot;
+
+use crate::apply::{Ready, nothing};
+use crate::config::{Config, Device, Portal};
+use crate::control::Overdue;
+use crate::devices::{self, Exposure};
+use crate::exports::Exports;
+use crate::limits;
+use crate::listeners::{self, Listeners, Place};
+use crate::message::{Abort, PortalState, ShardMessage, UnitWork};
+use crate::notice::Notice;
+use crate::registry::SessionShared;
+use crate::secrets::Secrets;
+use crate::service::{Inner, Service, ServiceError, failed};
+use crate::stop::Unstable;
+use crate::unit::LogicalUnit;
+
+impl Service {
+    /// Serves what is found at the start, as far as it can be served.
+    pub(crate) async fn serve_first(&self, config: Config, secrets: Secrets) {
+        let mut ready = Ready::default();
+        for device in &config.devices {
+            match self.open_device(&config, device).await {
+                Ok(unit) => {
+                    if let Some(reason) = unit.trouble() {
+                        self.tell_failed(&device.name, &reason);
+                    }
+                    ready.units.insert(device.name.clone(), unit);
+                }
+                Err(reason) => {
+                    self.tell_failed(&device.name, &reason);
+                    ready.failed.insert(device.name.clone(), reason);
+                }
+            }
+        }
+        for portal in config.portals.iter().filter(|portal| portal.enabled) {
+            match bind_patiently(portal).await {
+                Ok(socket) => ready.sockets.push((listeners::place(portal), socket)),
+                Err(error) => self.shared().tell(Notice::PortalFailed {
+                    portal: portal.name.clone(),
+                    reason: format!("{}: {error}", portal.socket_address()),
+                }),
+            }
+        }
+        let mut held = self.inner.listeners.lock().await;
+        let published = self.publish(config, secrets, ready, &mut held).await;
+        if let Err(error) = published {
+            tracing::error!(%error, "at the start");
+        }
+    }
+
+    fn tell_failed(&self, device: &str, reason: &str) {
+        self.shared().tell(Notice::DeviceFailed {
+            device: device.to_owned(),
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Portals that could not listen are tried again until they do: an address may come later than
+    /// the service. Ends with the service.
+    pub(crate) async fn revive_portals(inner: Weak<Inner>) {
+        loop {
+            tokio::time::sleep(limits::PORTAL_RETRY).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let service = Self { inner };
+            let mut held = service.inner.listeners.lock().await;
+            if service.inner.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            let exports = service.shared().exports.load_full();
+            let deaf = |portal: &&Portal| {
+                let state = exports.portals.get(&portal.name);
+                state.is_some_and(|state| !state.listening.load(Ordering::Acquire))
+            };
+            for portal in exports.config.portals.iter().filter(deaf) {
+                let place = listeners::place(portal);
+                if let Ok(socket) = listeners::bind(portal) {
+                    held.sockets.insert(place, socket);
+                    service.shared().tell(Notice::PortalListens {
+                        portal: portal.name.clone(),
+                    });
+                }
+            }
+            service.switch_portals(&exports, &exports, &mut held).await;
+        }
+    }
+
+    /// Publishes a configuration; nothing can fail but waiting for commands of what is gone.
+    pub(crate) async fn publish(
+        &self,
+        config: Config,
+        secrets: Secrets,
+        ready: Ready,
+        held: &mut Listeners,
+    ) -> Result<(), ServiceError> {
+        let before = self.shared().exports.load_full();
+        held.sockets.extend(ready.sockets);
+        let mut units = BTreeMap::new();
+        for device in &config.devices {
+            let unit = before
+                .units
+                .get(&device.name)
+                .or_else(|| ready.units.get(&device.name));
+            if let Some(unit) = unit {
+                units.insert(device.name.clone(), Arc::clone(unit));
+            }
+        }
+        let portals = config.portals.iter().filter(|portal| portal.enabled);
+        let portals = portals
+            .map(|portal| (portal.name.clone(), portal_state(&before, portal)))
+            .collect();
+        let exports = Exports {
+            config: Arc::new(config),
+            secrets,
+            units,
+            portals,
+            failed: ready.failed,
+        };
+        self.shared().exports.store(Arc::new(exports));
+        let after = self.shared().exports.load_full();
+        self.switch_portals(&before, &after, held).await;
+        let mut overdue = None;
+        for device in &after.config.devices {
+            if let Some(unit) = after.units.get(&device.name)
+                && self.refresh(&after.config, unit, device).await.is_err()
+            {
+                overdue = Some(format!("device {}", device.name));
+            }
+        }
+        if let Some(initiator) = self.follow_all(&after).await {
+            overdue = Some(format!("the session of {initiator}"));
+        }
+        for (name, unit) in &before.units {
+            if !after.units.contains_key(name) && self.retire(unit).await.is_err() {
+                overdue = Some(format!("device {name}"));
+            }
+        }
+        overdue.map_or(Ok(()), |what| Err(ServiceError::Stuck { what }))
+    }
+
+    /// All at once: a session that does not end must not keep another one's access alive. Gives the
+    /// initiator of one that does not.
+    async fn follow_all(&self, after: &Arc<Exports>) -> Option<String> {
+        let mut following = tokio::task::JoinSet::new();
+        for session in self.shared().registry.all() {
+            let (service, after) = (self.clone(), Arc::clone(after));
+            following.spawn(async move {
+                let followed = service.follow(&after, &session).await;
+                followed.map_err(|Overdue| session.nexus.initiator.to_string())
+            });
+        }
+        let mut overdue = None;
+        while let Some(followed) = following.join_next().await {
+            if let Ok(Err(initiator)) = followed {
+                overdue = Some(initiator);
+            }
+        }
+        overdue
+    }
+
+    async fn switch_portals(&self, before: &Exports, after: &Exports, held: &mut Listeners) {
+        for (name, state) in &before.portals {
+            if after
+                .portals
+                .get(name)
+                .is_some_and(|kept| Arc::ptr_eq(kept, state))
+            {
+                continue;
+            }
+            for shard in self.inner.control.shards.iter() {
+                let (done, stopped) = oneshot::channel();
+                shard
+                    .send(ShardMessage::Unlisten {
+                        portal: Arc::clone(state),
+                        done,
+                    })
+                    .await;
+                let _ = stopped.await;
+            }
+        }
+        let shards = &self.inner.control.shards;
+        for (number, state) in after.portals.values().enumerate() {
+            if state.listening.load(Ordering::Acquire) {
+                continue;
+            }
+            let place = (state.address, state.interface.clone());
+            if let (Some(listener), Some(shard)) =
+                (held.sockets.get(&place), shards.get(number % shards.len()))
+            {
+                let (done, listens) = oneshot::channel();
+                shard
+                    .send(ShardMessage::Listen {
+                        portal: Arc::clone(state),
+                        listener: Arc::clone(listener),
+                        done,
+                    })
+                    .await;
+                // A shard that is gone listens to nobody.
+                let _ = listens.await;
+            }
+        }
+        let used: Vec<Place> = after
+            .portals
+            .values()
+            .map(|state| (state.address, state.interface.clone()))
+            .collect();
+        held.sockets.retain(|place, _| used.contains(place));
+    }
+
+    /// Publishes what the configuration says of a unit, where that changed.
+    async fn refresh(
+        &self,
+        config: &Config,
+        unit: &Arc<LogicalUnit>,
+        device: &Device,
+    ) -> Result<(), ServiceError> {
+        let grants = unit.gate.set_depth(devices::depth(device));
+        for grant in grants {
+            if let Some(shard) = self.inner.control.shards.get(grant.waiter.shard) {
+                shard.grant(grant);
+            }
+        }
+        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let now = unit.published();
+        let exposure = Exposure::of(config, &device.name);
+        let identity = devices::identity(now.kind, &durable.beside, &exposure);
+        let (blocks, physical) =
+            unit.disk()
+                .map_or((now.blocks, now.physical_block_size), |disk| {
+                    (
+                        devices::blocks(disk.geometry(), device),
+                        devices::physical(disk.geometry(), device),
+                    )
+                });
+        let removable = device.removable || now.kind == scsi::Kind::Optical;
+        let same_size = now.blocks == blocks && now.physical_block_size == physical;
+        if *now.identity == identity && same_size && now.removable == removable {
+            return Ok(());
+        }
+        let mut applied = if same_size {
+            nothing(&now)
+        } else {
+            scsi::change::resize(&now, blocks)
+        };
+        applied.unit.physical_block_size = physical;
+        if *now.identity != identity || now.removable != removable {
+            applied
+                .attentions
+                .push((Selector::All, Attention::InquiryChanged));
+        }
+        applied.unit.identity = Arc::new(identity);
+        applied.unit.removable = removable;
+        drop(now);
+        self.inner
+            .control
+            .carry_out(unit, durable, applied, None)
+            .await
+            .map_err(|failure| failed(&unit.name, failure))
+    }
+
+    /// A session sees its new LUN map, or ends where it has no right to be any more.
+    async fn follow(&self, exports: &Exports, session: &Arc<SessionShared>) -> Result<(), Overdue> {
+        let luns = exports.luns_of_session(session);
+        let Some(shard) = self.inner.control.shards.get(session.shard) else {
+            return Ok(());
+        };
+        let luns = match luns {
+            Ok(luns) => luns,
+            Err(refusal) => {
+                let control = &self.inner.control;
+                return control
+                    .end_session(session.tsih, session.shard, refusal.ended())
+                    .await;
+            }
+        };
+        session.set_luns(luns.iter().map(|lun| lun.number).collect());
+        let (done, ended) = oneshot::channel();
+        shard
+            .send(ShardMessage::Remap {
+                tsih: session.tsih,
+                luns,
+                done,
+            })
+            .await;
+        tokio::time::timeout(self.shared().drain_time, ended)
+            .await
+            .map(|_| ())
+            .map_err(|_| Overdue)
+    }
+
+    /// A device is not served any more: end what runs on it, make it stable, close it.
+    async fn retire(&self, unit: &Arc<LogicalUnit>) -> Result<(), Overdue> {
+        let work = UnitWork {
+            unit: Arc::clone(unit),
+            attentions: Vec::new(),
+            abort: Abort::All,
+            drain: false,
+            cleared_by: None,
+            asked_by: None,
+        };
+        self.inner.control.barrier(work).await?;
+        let stable = self.make_stable(unit).await;
+        unit.set_disk(None);
+        self.note_contents_lost(unit).await;
+        match stable {
+            Ok(()) | Err(Unstable::Failed(_)) => Ok(()),
+            Err(Unstable::Overdue) => Err(Overdue),
+        }
+    }
+
+    /// A RAM disk's contents end with its being served: should it come back under its name, it is
+    /// empty and says so.
+    async fn note_contents_lost(&self, unit: &Arc<LogicalUnit>) {
+        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let mut beside = durable.beside.clone();
+        let Some(contents) = &mut beside.contents else {
+            return;
+        };
+        contents.process.push_str(" (ended)");
+        if let Err(error) = crate::control::save(durable, beside).await {
+            tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
+        }
+    }
+}
+
+/// Binds; a port that is taken is waited for a while: the kernel holds on to the listening socket
+/// of a process that was killed until its last operation has ended.
+async fn bind_patiently(portal: &Portal) -> std::io::Result<ring::Fd> {
+    let until = tokio::time::Instant::now() + limits::PORTAL_PATIENCE;
+    loop {
+        match listeners::bind(portal) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && tokio::time::Instant::now() < until =>
+            {
+                tokio::time::sleep(limits::PORTAL_LOOK).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The portal as it was, where nothing about it changed.
+fn portal_state(before: &Exports, portal: &Portal) -> Arc<PortalState> {
+    let same = |state: &&Arc<PortalState>| {
+        state.group == portal.group
+            && state.address == portal.socket_address()
+            && state.interface == portal.interface
+    };
+    if let Some(state) = before.portals.get(&portal.name).filter(same) {
+        return Arc::clone(state);
+    }
+    Arc::new(PortalState {
+        name: portal.name.clone(),
+        group: portal.group,
+        address: portal.socket_address(),
+        interface: portal.interface.clone(),
+        listening: AtomicBool::new(false),
+        connections: AtomicUsize::new(0),
+    })
+}

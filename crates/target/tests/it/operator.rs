@@ -1,0 +1,635 @@
+//! What an operator asks for, over disks that refuse, hang, grow and shrink.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use disk::{CacheMode, DeviceError, Disk, Execution, Features, Geometry, Request};
+use parking_lot::{Condvar, Mutex};
+use target::config::{Backing, Config, Device, Lun};
+use target::info::DeviceState;
+use target::{Notice, Opener, Options, Secrets, Service, ServiceError, Unfinished};
+use tokio::sync::mpsc;
+
+use crate::support::{
+    HANG, Initiator, block, cdb, config, free_port, ram, read10, reserve_out, sense, write10,
+};
+
+/// Closed, until it is opened.
+#[derive(Debug, Default)]
+struct Door {
+    /// Whether it is closed, and how many stand before it.
+    state: Mutex<(bool, usize)>,
+    moved: Condvar,
+}
+
+impl Door {
+    fn close(&self) {
+        self.state.lock().0 = true;
+    }
+
+    fn open(&self) {
+        self.state.lock().0 = false;
+        self.moved.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        state.1 += 1;
+        self.moved.notify_all();
+        while state.0 {
+            self.moved.wait(&mut state);
+        }
+        state.1 -= 1;
+    }
+
+    fn wait_for_somebody(&self) {
+        let mut state = self.state.lock();
+        while state.1 == 0 {
+            let late = self.moved.wait_for(&mut state, HANG).timed_out();
+            assert!(!late, "nobody came to the door");
+        }
+    }
+}
+
+/// A disk that does not do everything it is asked for.
+#[derive(Debug)]
+struct Moody {
+    inner: Arc<dyn Disk>,
+    mood: Arc<Mood>,
+}
+
+#[derive(Debug, Default)]
+struct Mood {
+    refuses_modes: AtomicBool,
+    flushing: Door,
+    /// Holds up the shard's whole thread.
+    executing: Door,
+    mode: Mutex<Option<CacheMode>>,
+}
+
+impl Disk for Moody {
+    fn geometry(&self) -> Geometry {
+        self.inner.geometry()
+    }
+
+    fn features(&self) -> Features {
+        self.inner.features()
+    }
+
+    fn cache_mode(&self) -> CacheMode {
+        self.inner.cache_mode()
+    }
+
+    fn execute(&self, io: &ring::Io, request: Request) -> Execution {
+        self.mood.executing.pass();
+        self.inner.execute(io, request)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        vec!["it has moods".to_owned()]
+    }
+
+    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
+        if self.mood.refuses_modes.load(Ordering::Acquire) {
+            return Err(DeviceError::Mode {
+                path: "/moody".into(),
+                mode,
+                reason: "it is not in the mood",
+            });
+        }
+        self.inner.set_cache_mode(mode)?;
+        *self.mood.mode.lock() = Some(mode);
+        Ok(())
+    }
+
+    fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {
+        self.inner.grow(bytes)
+    }
+
+    fn flush_blocking(&self) -> Result<(), DeviceError> {
+        self.mood.flushing.pass();
+        self.inner.flush_blocking()
+    }
+}
+
+type Moods = Arc<Mutex<BTreeMap<u64, Arc<Mood>>>>;
+
+/// A service over moody disks.
+struct Site {
+    service: Service,
+    address: std::net::SocketAddr,
+    moods: Moods,
+    opening: Arc<Door>,
+    notices: mpsc::Receiver<Notice>,
+    runtime: tokio::runtime::Runtime,
+    data_dir: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+const A: u64 = 16 << 20;
+const B: u64 = 8 << 20;
+const SOON: Duration = Duration::from_millis(1500);
+
+/// RAM disks `ram` and `b` as LUN 0 and 1.
+fn two() -> Config {
+    let mut config = config(free_port());
+    config.devices.push(ram("b", B));
+    config.targets[0].luns.push(Lun {
+        number: 1,
+        device: "b".to_owned(),
+        read_only: false,
+    });
+    config
+}
+
+impl Site {
+    fn start(config: Config) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), config)
+    }
+
+    fn start_in(directory: tempfile::TempDir, config: Config) -> Self {
+        let options = Options {
+            shards: 1,
+            drain_time: SOON,
+            flush_time: SOON,
+            ..Options::new(directory.path())
+        };
+        let moods = Moods::default();
+        let opening = Arc::new(Door::default());
+        let (seen, door) = (Arc::clone(&moods), Arc::clone(&opening));
+        let opener = Opener::new(
+            move |backing: &Backing, mode| -> Result<Arc<dyn Disk>, DeviceError> {
+                door.pass();
+                let inner = disk::open(backing, mode)?;
+                let mood = Arc::<Mood>::default();
+                *mood.mode.lock() = Some(mode);
+                let size = inner.geometry().bytes();
+                seen.lock().insert(size, Arc::clone(&mood));
+                Ok(Arc::new(Moody { inner, mood }))
+            },
+        );
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let address = config.portals[0].socket_address();
+        let (sender, notices) = mpsc::channel(1024);
+        let options = Options { opener, ..options };
+        let service = runtime
+            .block_on(Service::start(options, config, Secrets::new(), sender))
+            .unwrap();
+        Self {
+            service,
+            address,
+            moods,
+            opening,
+            notices,
+            runtime,
+            data_dir: directory.path().to_owned(),
+            _directory: directory,
+        }
+    }
+
+    fn mood(&self, size: u64) -> Arc<Mood> {
+        Arc::clone(&self.moods.lock()[&size])
+    }
+
+    fn mode(&self, size: u64) -> Option<CacheMode> {
+        *self.mood(size).mode.lock()
+    }
+
+    fn now(&self) -> Config {
+        Config::clone(&self.service.config())
+    }
+
+    fn apply(&self, config: &Config) -> Result<(), ServiceError> {
+        self.runtime
+            .block_on(self.service.apply(config.clone(), Secrets::new()))
+    }
+
+    fn load(&self, name: &str) -> Result<(), ServiceError> {
+        self.runtime.block_on(self.service.load_device(name))
+    }
+
+    fn state(&self, name: &str) -> DeviceState {
+        let devices = self.service.devices();
+        let device = devices.into_iter().find(|device| device.name == name);
+        device.unwrap().state
+    }
+
+    /// An initiator that has heard of its power-on.
+    fn initiator(&self, name: &str) -> Initiator {
+        let mut initiator = Initiator::connect(self.address, name, 1).unwrap();
+        assert_eq!(sense(&initiator.run(cdb(&[0]), None, 0)).0, 6);
+        initiator
+    }
+
+    fn told(&mut self, code: &str) -> usize {
+        let mut count = 0;
+        while let Ok(notice) = self.notices.try_recv() {
+            count += usize::from(notice.code() == code);
+        }
+        count
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.opening.open();
+        for mood in self.moods.lock().values() {
+            mood.flushing.open();
+            mood.executing.open();
+        }
+        // What a test leaves stuck, it has looked at itself.
+        let _ = self.runtime.block_on(self.service.shutdown());
+    }
+}
+
+fn with_modes(config: &Config, mode: CacheMode) -> Config {
+    let mut config = config.clone();
+    for device in &mut config.devices {
+        device.cache = mode;
+    }
+    config
+}
+
+#[test]
+fn modes_that_were_switched_go_back_when_a_later_device_refuses() {
+    let site = Site::start(two());
+    let before = site.now();
+    site.mood(B).refuses_modes.store(true, Ordering::Release);
+    let error = site
+        .apply(&with_modes(&before, CacheMode::WriteThrough))
+        .unwrap_err();
+    assert!(error.to_string().contains("not in the mood"), "{error}");
+    assert_eq!(site.now(), before);
+    assert_eq!(site.mode(A), Some(CacheMode::None), "it was switched first");
+    assert_eq!(site.mode(B), Some(CacheMode::None));
+    site.mood(B).refuses_modes.store(false, Ordering::Release);
+    site.apply(&with_modes(&before, CacheMode::WriteThrough))
+        .unwrap();
+    assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
+    assert_eq!(site.mode(B), Some(CacheMode::WriteThrough));
+}
+
+#[test]
+fn what_is_prepared_is_shown_to_nobody_and_can_be_undone() {
+    let site = Site::start(two());
+    let mut a = site.initiator("a");
+    let before = site.now();
+    let mut after = with_modes(&before, CacheMode::WriteThrough);
+    after.devices[0] = Device {
+        cache: CacheMode::WriteThrough,
+        ..ram("ram", 2 * A)
+    };
+    after.devices.push(ram("new", 1 << 20));
+    let prepare = |config: &Config| {
+        let prepared = site.service.prepare(config.clone(), Secrets::new());
+        site.runtime.block_on(prepared).unwrap()
+    };
+    let prepared = prepare(&after);
+    assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
+    assert_eq!(site.now(), before);
+    assert_eq!(a.run(cdb(&[0]), None, 0).status, 0, "nothing to be told");
+    site.runtime.block_on(prepared.undo()).unwrap();
+    assert_eq!(site.mode(A), Some(CacheMode::None));
+    assert_eq!(site.now(), before);
+    // Towards a mode that may be volatile, initiators are told first.
+    assert_eq!(sense(&a.run(cdb(&[0]), None, 0)), (6, 0x2a01));
+    let capacity = a.submit(cdb(&[0x25]), None, 8);
+    let last = u32::try_from(A / 512 - 1).unwrap();
+    assert_eq!(a.end_of(capacity).1[..4], last.to_be_bytes());
+    // And the longer memory of the first try is in nobody's way, nor a smaller size than that.
+    after.devices[0].backing = ram("ram", A + (1 << 20)).backing;
+    site.runtime.block_on(prepare(&after).commit()).unwrap();
+    assert_eq!(site.now(), after);
+    assert_eq!(site.service.devices()[0].size, A + (1 << 20));
+    assert_eq!(sense(&a.run(cdb(&[0]), None, 0)), (6, 0x2a09));
+}
+
+#[test]
+fn a_mode_that_cannot_go_back_is_named_and_put_right_by_the_next_change() {
+    let site = Site::start(two());
+    let before = site.now();
+    let prepared = site
+        .service
+        .prepare(with_modes(&before, CacheMode::WriteThrough), Secrets::new());
+    let prepared = site.runtime.block_on(prepared).unwrap();
+    site.mood(A).refuses_modes.store(true, Ordering::Release);
+    let error = site.runtime.block_on(prepared.undo()).unwrap_err();
+    assert!(
+        matches!(&error, ServiceError::NotUndone { devices, .. } if devices == "ram"),
+        "{error}"
+    );
+    assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
+    assert_eq!(site.mode(B), Some(CacheMode::None));
+    site.mood(A).refuses_modes.store(false, Ordering::Release);
+    site.apply(&before).unwrap();
+    assert_eq!(site.mode(A), Some(CacheMode::None));
+}
+
+#[test]
+fn a_reservation_that_comes_while_a_change_is_prepared_is_not_missed() {
+    let site = Site::start(two());
+    let mut a = site.initiator("a");
+    let before = site.now();
+    let mut after = with_modes(&before, CacheMode::WriteThrough);
+    after.devices.push(ram("new", 1 << 20));
+    // The change has looked at the reservations and opens the new device now.
+    site.opening.close();
+    let service = site.service.clone();
+    let wanted = after.clone();
+    let change = site
+        .runtime
+        .spawn(async move { service.apply(wanted, Secrets::new()).await });
+    site.opening.wait_for_somebody();
+    let (register, list) = reserve_out(6, 0, 0, 1, false);
+    assert_eq!(a.run(register, Some(list), 0).status, 0);
+    site.opening.open();
+    let error = site.runtime.block_on(change).unwrap().unwrap_err();
+    assert!(matches!(error, ServiceError::Reserved { .. }), "{error}");
+    assert_eq!(site.mode(A), Some(CacheMode::None));
+    assert_eq!(site.now(), before);
+}
+
+#[test]
+fn a_step_that_is_overdue_gives_the_change_up() {
+    let site = Site::start(two());
+    let mut a = site.initiator("a");
+    let before = with_modes(&site.now(), CacheMode::WriteThrough);
+    site.apply(&before).unwrap();
+    site.mood(A).executing.close();
+    let read = a.submit(read10(0, 1), None, 512);
+    site.mood(A).executing.wait_for_somebody();
+    // The shard answers nobody now: initiators cannot be told that the cache becomes volatile.
+    let error = site
+        .apply(&with_modes(&before, CacheMode::WriteBack))
+        .unwrap_err();
+    assert!(matches!(error, ServiceError::NotSwitched { .. }), "{error}");
+    assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
+    assert_eq!(site.now(), before);
+    site.mood(A).executing.open();
+    a.end_of(read);
+}
+
+#[test]
+fn what_cannot_be_written_beside_the_device_does_not_hold() {
+    let site = Site::start(two());
+    let mut a = site.initiator("a");
+    let (register, list) = reserve_out(6, 0, 0, 1, true);
+    assert_eq!(a.run(register, Some(list), 0).status, 0);
+    let away = site.data_dir.with_extension("away");
+    std::fs::rename(&site.data_dir, &away).unwrap();
+    let clear = || {
+        let clear = site.service.clear_reservations("ram");
+        site.runtime.block_on(clear)
+    };
+    let error = clear().unwrap_err();
+    assert!(matches!(error, ServiceError::Device { .. }), "{error}");
+    assert!(error.to_string().contains("No such file"), "{error}");
+    let registered = || site.service.devices()[0].reservations.registrations.len();
+    assert_eq!(registered(), 1);
+    std::fs::rename(&away, &site.data_dir).unwrap();
+    clear().unwrap();
+    assert_eq!(registered(), 0);
+}
+
+#[test]
+fn operators_take_turns_and_what_was_begun_ends_without_them() {
+    let mut config = two();
+    config.devices[0].removable = true;
+    let site = Site::start(config);
+    let prepared = site.service.prepare(site.now(), Secrets::new());
+    let prepared = site.runtime.block_on(prepared).unwrap();
+    let mut eject = Box::pin(site.service.eject_device("ram"));
+    {
+        let _runtime = site.runtime.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(eject.as_mut().poll(&mut context).is_pending());
+    }
+    // Somebody else has begun; and who asked goes away.
+    site.runtime.block_on(async {
+        assert!(
+            tokio::time::timeout(Duration::from_millis(200), &mut eject)
+                .await
+                .is_err()
+        );
+    });
+    drop(eject);
+    assert_eq!(site.state("ram"), DeviceState::Ready);
+    site.runtime.block_on(prepared.commit()).unwrap();
+    // The next in turn comes after it.
+    site.load("b").unwrap();
+    assert_eq!(site.state("ram"), DeviceState::Ejected);
+}
+
+#[test]
+fn a_device_that_is_ready_is_loaded_without_a_word() {
+    let mut site = Site::start(two());
+    let mut a = site.initiator("a");
+    assert_eq!(site.service.devices()[0].notes, ["it has moods"]);
+    site.load("ram").unwrap();
+    assert_eq!(site.told("device-ready"), 0);
+    assert_eq!(a.run(cdb(&[0]), None, 0).status, 0);
+}
+
+#[test]
+fn a_device_that_never_had_an_identity_is_loaded_once_it_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("late.img");
+    let mut config = two();
+    config.devices[1].backing = Backing::Image {
+        path: path.clone(),
+        size: B,
+        provisioning: target::config::Provisioning::Thin,
+        block_size: 512,
+        read_only: false,
+    };
+    let mut site = Site::start(config);
+    let missing = site.load("b").unwrap_err();
+    assert!(missing.to_string().contains("late.img"), "{missing}");
+    file(&path, B);
+    site.load("b").unwrap();
+    assert_eq!(site.state("b"), DeviceState::Ready);
+    assert_eq!(site.told("device-ready"), 1);
+}
+
+#[test]
+fn shutdown_ends_beside_a_command_that_does_not() {
+    let site = Site::start(two());
+    let mut a = site.initiator("a");
+    assert_eq!(a.run(write10(0, 1), Some(block(1)), 0).status, 0);
+    site.mood(A).executing.close();
+    a.submit(read10(0, 1), None, 512);
+    site.mood(A).executing.wait_for_somebody();
+    let left = ended(&site).unwrap_err();
+    assert_eq!(left.shards, 1);
+    assert_eq!(left.stuck, ["ram"]);
+    assert!(left.to_string().contains("do not end on ram"), "{left}");
+    // Once it has ended, so does the rest.
+    site.mood(A).executing.open();
+    assert_eq!(ended(&site), Ok(()));
+}
+
+#[test]
+fn shutdown_ends_beside_a_flush_that_does_not() {
+    let site = Site::start(two());
+    site.mood(B).flushing.close();
+    let left = ended(&site).unwrap_err();
+    assert_eq!((left.shards, left.stuck.len()), (0, 0));
+    let flush = ("b".to_owned(), "the flush does not end".to_owned());
+    assert_eq!(left.unflushed, [flush]);
+}
+
+#[test]
+fn removing_a_device_ends_beside_a_flush_that_does_not() {
+    let site = Site::start(two());
+    site.mood(B).flushing.close();
+    let mut without = site.now();
+    without.targets[0].luns.pop();
+    without.devices.pop();
+    let error = site.apply(&without).unwrap_err();
+    assert!(matches!(error, ServiceError::Stuck { .. }), "{error}");
+    assert_eq!(site.now(), without, "it holds all the same");
+}
+
+fn ended(site: &Site) -> Result<(), Unfinished> {
+    let shutdown = async { tokio::time::timeout(HANG, site.service.shutdown()).await };
+    let ended = site.runtime.block_on(shutdown);
+    ended.expect("the service does not end")
+}
+
+fn file(path: &Path, bytes: u64) {
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    file.unwrap().set_len(bytes).unwrap();
+}
+
+/// A loop device over a file that grows and shrinks.
+struct Loop {
+    node: PathBuf,
+    file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Loop {
+    /// `None`, with a word, where this machine has none.
+    fn new(bytes: u64, sector: u32) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            eprintln!("SKIPPED: needs root and loop devices");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("loop.img");
+        file(&path, bytes);
+        let sector = sector.to_string();
+        let path_text = path.to_str().unwrap();
+        let node = losetup(&["--find", "--show", "--sector-size", &sector, path_text]);
+        Some(Self {
+            node: node.trim().into(),
+            file: path,
+            _directory: directory,
+        })
+    }
+
+    fn resize(&self, bytes: u64) {
+        file(&self.file, bytes);
+        losetup(&["--set-capacity", self.node.to_str().unwrap()]);
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        losetup(&["--detach", self.node.to_str().unwrap()]);
+    }
+}
+
+fn losetup(arguments: &[&str]) -> String {
+    let output = Command::new("losetup").args(arguments).output().unwrap();
+    assert!(output.status.success(), "losetup {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn over(disk: &Loop) -> Config {
+    let mut config = two();
+    config.devices[1].backing = Backing::Block {
+        path: disk.node.clone(),
+        block_size: None,
+        read_only: false,
+    };
+    config
+}
+
+/// A command for LUN 1.
+fn lun1(
+    initiator: &mut Initiator,
+    bytes: &[u8],
+    len: u32,
+) -> (iscsi::initiator::Completion, Vec<u8>) {
+    let task = initiator.submit_to(1 << 48, cdb(bytes), None, len);
+    initiator.end_of(task)
+}
+
+#[test]
+fn a_physical_disk_grows_when_it_is_loaded_and_never_shrinks() {
+    let Some(disk) = Loop::new(B, 512) else {
+        return;
+    };
+    let mut site = Site::start(over(&disk));
+    let mut a = site.initiator("a");
+    assert_eq!(sense(&lun1(&mut a, &[0], 0).0).0, 6);
+    disk.resize(2 * B);
+    let size = |site: &Site| site.service.devices()[1].size;
+    assert_eq!(size(&site), B, "not before it is asked for");
+    site.load("b").unwrap();
+    assert_eq!(size(&site), 2 * B);
+    assert_eq!(site.told("device-grown"), 1);
+    assert_eq!(sense(&lun1(&mut a, &[0], 0).0), (6, 0x2a09));
+    let last = u32::try_from(2 * B / 512 - 1).unwrap();
+    assert_eq!(lun1(&mut a, &[0x25], 8).1[..4], last.to_be_bytes());
+    site.load("b").unwrap();
+    assert_eq!(site.told("device-grown"), 0);
+    assert_eq!(lun1(&mut a, &[0], 0).0.status, 0, "nothing to be told");
+    disk.resize(B);
+    let error = site.load("b").unwrap_err();
+    assert!(error.to_string().contains("had 16777216"), "{error}");
+    assert_eq!(size(&site), 2 * B);
+    assert_eq!(lun1(&mut a, &[0], 0).0.status, 0);
+}
+
+#[test]
+fn a_disk_that_was_in_use_at_the_start_is_loaded_with_its_own_blocks() {
+    let Some(disk) = Loop::new(B, 4096) else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let config = over(&disk);
+    let store =
+        disk::BesideStore::for_device(&config.devices[1].backing, "b", directory.path()).unwrap();
+    let serial = store.load_or_create().unwrap().serial;
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::EXCL;
+    let user = rustix::fs::open(&disk.node, flags, rustix::fs::Mode::empty()).unwrap();
+    let site = Site::start_in(directory, config);
+    let shown = || site.service.devices().remove(1);
+    assert_eq!((shown().serial, shown().size), (serial, 0));
+    site.load("b").unwrap_err();
+    drop(user);
+    site.load("b").unwrap();
+    assert_eq!((shown().block_size, shown().size), (4096, B));
+    let mut a = site.initiator("a");
+    assert_eq!(sense(&lun1(&mut a, &[0], 0).0).0, 6);
+    let capacity = lun1(&mut a, &[0x25], 8).1;
+    let last = u32::try_from(B / 4096 - 1).unwrap();
+    assert_eq!(capacity[..4], last.to_be_bytes());
+    assert_eq!(capacity[4..], 4096_u32.to_be_bytes());
+}
