@@ -10,10 +10,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rustix::process::{Resource, getrlimit};
 use scsi::change::Applied;
 use scsi::{Attention, Change, Fault, Nexus, Response};
 use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc, oneshot};
 
+use crate::door::Door;
 use crate::exports::Exports;
 use crate::limits;
 use crate::message::{
@@ -37,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) drain_time: Duration,
     /// Places for logins that are being decided about.
     admissions: Arc<Semaphore>,
+    /// Bounds on connections that are not sessions.
+    pub(crate) door: Arc<Door>,
 }
 
 impl Shared {
@@ -53,6 +57,7 @@ impl Shared {
             notices_dropped: AtomicU64::new(0),
             clock,
             drain_time,
+            door: Arc::new(Door::new(getrlimit(Resource::Nofile).current)),
             admissions: Arc::new(Semaphore::new(limits::ADMISSIONS_MAX)),
         }
     }

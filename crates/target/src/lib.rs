@@ -10,6 +10,7 @@ mod apply;
 mod check;
 mod control;
 mod devices;
+mod door;
 mod doubt;
 mod exports;
 mod gate;

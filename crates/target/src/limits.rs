@@ -8,6 +8,16 @@ pub const SHARDS_MAX: usize = 64;
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 4096;
 /// Connections of one shard that have not finished their login; one more is closed at once.
 pub const LOGINS_PER_SHARD_MAX: usize = 512;
+/// Connections from one address (one /64 for IPv6) that have not finished their login; one more is
+/// closed at once.
+pub const LOGINS_PER_PEER_MAX: usize = 256;
+/// Discovery sessions from one address (one /64 for IPv6); one more is refused.
+pub const DISCOVERIES_PER_PEER_MAX: usize = 64;
+/// Descriptors kept for the service's own files (devices, settings, the API), or a quarter of all
+/// where the process may have only few.
+pub const DESCRIPTORS_RESERVED: u64 = 8192;
+/// How often the admin floor is told of connections that were turned away.
+pub const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Time from accept to the end of login.
 pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(15);
 /// Bytes of one connection's receive buffer.

@@ -10,6 +10,7 @@ use scsi::change::Selector;
 use scsi::{Attention, Change, Nexus};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::door::Visit;
 use crate::gate::Grant;
 use crate::proof::Proof;
 use crate::registry::SessionShared;
@@ -52,6 +53,7 @@ pub(crate) enum ShardMessage {
         socket: OwnedFd,
         peer: SocketAddr,
         portal: Arc<PortalState>,
+        visit: Visit,
     },
     /// Answer to [`ControlRequest::Admit`].
     Admitted {

@@ -13,6 +13,7 @@ use scsi::Nexus;
 
 use super::memory::Charge;
 use super::{Listener, Shard};
+use crate::door::{TurnedAway, Visit};
 use crate::exports::Exports;
 use crate::limits;
 use crate::message::{ConnectionId, ControlRequest, PortalState, ShardMessage};
@@ -129,6 +130,8 @@ pub(super) struct Connection {
     /// Still in login: counts against [`limits::LOGINS_PER_SHARD_MAX`].
     pub(super) in_login: bool,
     pub(super) session: Option<usize>,
+    /// Its place among those that come from where it comes from.
+    pub(super) visit: Visit,
     /// Deferred errors on their way to the initiator.
     pub(super) tellings: Vec<Telling>,
     /// What was served when its login began; only while that lasts.
@@ -225,6 +228,10 @@ impl Shard {
 
     /// Gives a new connection to the shard that has the fewest.
     fn place(&mut self, socket: OwnedFd, peer: SocketAddr, portal: Arc<PortalState>) {
+        // Turned away, it is closed.
+        let Ok(visit) = self.links.shared.door.enter(peer) else {
+            return;
+        };
         let load =
             |shard: &crate::message::ShardHandle| shard.board.connections.load(Ordering::Relaxed);
         let least = self
@@ -240,15 +247,17 @@ impl Shard {
                     socket,
                     peer,
                     portal,
+                    visit,
                 };
                 shard.board.connections.fetch_add(1, Ordering::Relaxed);
                 if shard.try_send(message).is_err() {
+                    self.links.shared.door.refuse(peer, TurnedAway::Shard);
                     shard.board.connections.fetch_sub(1, Ordering::Relaxed);
                 }
             }
             _ => {
                 self.board.connections.fetch_add(1, Ordering::Relaxed);
-                self.add_connection(socket, peer, portal);
+                self.add_connection(socket, peer, portal, visit);
             }
         }
     }
@@ -259,12 +268,16 @@ impl Shard {
         socket: OwnedFd,
         peer: SocketAddr,
         portal: Arc<PortalState>,
+        visit: Visit,
     ) {
         let full = self.connections.len() >= limits::CONNECTIONS_PER_SHARD_MAX
             || self.logins >= limits::LOGINS_PER_SHARD_MAX;
         let buffer = self.receive_pool.take(limits::RECEIVE_BYTES);
         let local = local_address(&socket);
         let (Some(buffer), Some(local), false) = (buffer, local, full || self.stopping) else {
+            if full {
+                self.links.shared.door.refuse(peer, TurnedAway::Shard);
+            }
             self.board.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         };
@@ -297,6 +310,7 @@ impl Shard {
             waiting: false,
             in_login: true,
             session: None,
+            visit,
             tellings: Vec::new(),
             began_under: None,
             proof: None,

@@ -273,8 +273,9 @@ impl Shard {
                 socket,
                 peer,
                 portal,
+                visit,
             } => {
-                self.add_connection(socket, peer, portal);
+                self.add_connection(socket, peer, portal, visit);
             }
             ShardMessage::Admitted {
                 connection,
@@ -322,6 +323,9 @@ impl Shard {
         }
         self.check_waits();
         self.wake_listeners();
+        if let Some(refused) = self.links.shared.door.report(self.now) {
+            self.links.shared.tell(refused);
+        }
     }
 
     fn connection(&mut self, id: ConnectionId) -> Option<(usize, &mut Connection)> {

@@ -317,6 +317,10 @@ impl Shard {
         if !may_discover(&self.links.shared.exports.load(), proof.as_ref()) {
             return self.refuse(index, Refusal::Unproven);
         }
+        let connection = &mut self.connections[index];
+        if connection.visit.discover(connection.peer).is_err() {
+            return self.refuse(index, Refusal::Exhausted);
+        }
         let Some(tsih) = self.links.shared.registry.spare_handle() else {
             return self.refuse(index, Refusal::Exhausted);
         };
@@ -408,6 +412,7 @@ impl Shard {
         self.by_tsih.insert(shared.tsih, place);
         self.logged_in(index);
         let connection = &mut self.connections[index];
+        connection.visit.settle();
         connection.session = Some(place);
         connection.engine.admit(shared.tsih, &mut connection.out);
         self.mark(index);

@@ -2,6 +2,7 @@
 
 mod chap;
 mod config;
+mod door;
 mod doubt;
 mod operator;
 mod stuck;
