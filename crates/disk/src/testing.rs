@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ring::limits::ENTRIES_MIN;
 use ring::{Buffer, DriverKind, Event, Io, Options, Reactor};
 
 use crate::request::{Disk, DiskError, Reply, Request};
@@ -29,11 +30,23 @@ pub(crate) fn shards() -> Vec<Shard> {
 
 impl Shard {
     pub(crate) fn over(driver: DriverKind) -> Self {
-        let options = Options {
+        Self::with(&Options {
             driver: Some(driver),
             ..Options::default()
-        };
-        let reactor = Reactor::new(&options).unwrap();
+        })
+    }
+
+    /// With room for as few operations as can be.
+    pub(crate) fn narrow() -> Self {
+        Self::with(&Options {
+            driver: Some(DriverKind::Epoll),
+            entries: ENTRIES_MIN,
+            ..Options::default()
+        })
+    }
+
+    fn with(options: &Options) -> Self {
+        let reactor = Reactor::new(options).unwrap();
         Self {
             reactor,
             ended: HashMap::new(),

@@ -169,9 +169,10 @@ impl Core {
                 want: have,
             });
         }
-        let unit = self.emulated(&self.entrance.generation());
-        let unit = unit.unwrap_or(u64::from(self.traits.block_size));
-        let want = bytes.unwrap_or((length / unit * unit).max(have));
+        let block = u64::from(self.traits.block_size);
+        let unit = self.emulated(&self.entrance.generation()).unwrap_or(block);
+        let whole = (length / unit * unit).max(have);
+        let want = bytes.unwrap_or(whole);
         if want < have {
             let what = path.display().to_string();
             return Err(DeviceError::Shrink { what, have, want });

@@ -4,7 +4,7 @@
 //! One bit per [`RESERVE_GRANULE`] says "reserved since this device was opened". Reserving twice
 //! is harmless; a granule that holds data already costs one call that changes nothing. A write
 //! holds its granules shared from the reservation to the end of the write; what punches holes
-//! holds them alone and takes the bits back first. The promise is as good as `fallocate` of the
+//! or zeroes holds them alone and takes the bits back first. The promise is as good as `fallocate` of the
 //! file system: one that copies on write may need space again to overwrite.
 
 use std::sync::atomic::{AtomicU64, Ordering};

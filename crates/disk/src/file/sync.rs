@@ -3,14 +3,18 @@
 //! The kernel tells each descriptor once that written data was lost. Were two syncs to run at the
 //! same time, one would hear of the loss and the other would succeed; were a failed one repeated,
 //! it would succeed although the data is gone. Hence the queue, and hence the latch.
+//!
+//! A flush whose future is dropped while the kernel works on it leaves a sync that nobody hears.
+//! The next one goes to the anchor, whose descriptor hears by itself of all that was lost.
 
 use std::io;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use ring::Io;
+use ring::{Fd, Io};
 use rustix::io::Errno;
 
+use super::errors::translate;
 use super::{Core, Generation, Kind};
 use crate::error::DeviceError;
 use crate::gate::{Hold, RangeLock};
@@ -27,6 +31,8 @@ pub(crate) struct Syncs {
     good: AtomicU64,
     /// Error number of the first failure; 0 while all is well.
     failed: AtomicI32,
+    /// A sync is with the kernel, or ended unheard. Written by whoever has the turn.
+    unheard: AtomicBool,
     /// One blocking sync at a time: on one descriptor only one would hear of a loss.
     blocking: Mutex<()>,
 }
@@ -63,7 +69,7 @@ impl Core {
         if self.traits.read_only {
             return Ok(());
         }
-        self.check_length()?;
+        self.check_length(io, files).await?;
         self.stable(io, files).await
     }
 
@@ -76,7 +82,19 @@ impl Core {
             return Ok(());
         }
         let number = self.syncs.started.fetch_add(1, Ordering::AcqRel) + 1;
-        match io.sync(files.file(), true).await {
+        let file = if self.syncs.unheard.swap(true, Ordering::AcqRel) {
+            Fd::clone(&self.anchor)
+        } else {
+            files.file()
+        };
+        let result = io.sync(file, true).await;
+        if let Err(error) = &result
+            && says_nothing(error)
+        {
+            return Err(translate(error, 0));
+        }
+        self.syncs.unheard.store(false, Ordering::Release);
+        match result {
             Ok(()) => {
                 // A blocking sync on another descriptor may have failed meanwhile.
                 self.syncs.verdict()?;
@@ -88,15 +106,18 @@ impl Core {
     }
 
     /// A file that became shorter than the device: data is missing, whatever a write would do.
-    fn check_length(&self) -> Result<(), DiskError> {
+    /// Asked through the ring, because a file system may have to ask another machine.
+    async fn check_length(&self, io: &Io, files: &Generation) -> Result<(), DiskError> {
         if !matches!(self.traits.kind, Kind::Image { .. }) {
             return Ok(());
         }
-        let needed = self.bytes.load(Ordering::Acquire);
-        match rustix::fs::fstat(&self.anchor) {
-            Ok(stat) if u64::try_from(stat.st_size).unwrap_or(0) < needed => Err(self.lost()),
+        let last = self.bytes.load(Ordering::Acquire).saturating_sub(1);
+        match io.extent(files.file(), last).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(self.lost()),
+            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+                Err(self.lost())
+            }
+            Err(error) => Err(translate(&error, last)),
         }
     }
 
@@ -121,6 +142,12 @@ impl Core {
             failure(source)
         })
     }
+}
+
+/// Errors of a sync that was not made, or not to its end: no news of the data.
+fn says_nothing(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::AGAIN | Errno::CANCELED | Errno::INTR))
 }
 
 #[cfg(test)]

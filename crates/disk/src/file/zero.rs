@@ -151,8 +151,8 @@ impl Core {
         len: u64,
         method: Method,
     ) -> std::io::Result<()> {
-        let unreserves = method == Method::Punch && self.reserve.is_some();
-        let alone = if unreserves {
+        // Zeroing a range punches it first on some file systems, and may then find no space.
+        let alone = if self.reserve.is_some() {
             Some(RESERVE_GRANULE)
         } else {
             self.emulated(files)
@@ -167,9 +167,9 @@ impl Core {
             Kind::Block { .. } => Fd::clone(&self.anchor),
             _ => files.file(),
         };
+        self.unreserve(offset, len);
         match method {
             Method::Punch => {
-                self.unreserve(offset, len);
                 io.allocate(file, AllocateMode::PunchHole, offset, len)
                     .await
             }

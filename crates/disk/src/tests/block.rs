@@ -2,12 +2,14 @@
 
 use std::fs::File;
 
+use ring::limits::ENTRIES_MIN;
+
 use super::{Loop, MODES, Mounted, root, space_of, tool};
 use crate::backing::Backing;
 use crate::beside::BesideStore;
 use crate::open::open;
 use crate::request::{CacheMode, Extent, Request};
-use crate::testing::{fill, shards, write};
+use crate::testing::{Shard, fill, shards, write};
 use crate::{DeviceError, DiskError};
 
 const SIZE: u64 = 4 << 20;
@@ -213,6 +215,26 @@ fn growing_takes_what_it_finds() {
         let cut = shard.run(&*disk, crate::testing::read(4 * SIZE - 512, 512));
         assert!(cut.is_err(), "zeros were made up");
     }
+}
+
+#[test]
+fn a_flush_that_could_not_start_is_no_failed_one() {
+    if !root("a block device") {
+        return;
+    }
+    let device = Loop::over_new_file(SIZE, 512);
+    let disk = open(&backing(&device), CacheMode::WriteBack).unwrap();
+    let mut shard = Shard::narrow();
+    let reads = 0..u64::from(ENTRIES_MIN);
+    for key in reads.clone() {
+        shard.start(key, &*disk, crate::testing::read(0, 512));
+    }
+    shard.start(1 << 20, &*disk, Request::Flush);
+    assert_eq!(shard.outcome(1 << 20).unwrap_err(), DiskError::Busy);
+    for key in reads {
+        shard.outcome(key).unwrap();
+    }
+    shard.run(&*disk, Request::Flush).unwrap();
 }
 
 /// What a loaded device is asked when its size may have changed.

@@ -1,6 +1,8 @@
 //! Full disks, and flushes that failed.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use super::{Loop, MODES, Mounted, Shape, root, space_of};
 use crate::DeviceError;
@@ -140,30 +142,74 @@ fn growing_into_a_full_disk_changes_nothing() {
 
 /// A block device that promises more than it has: writes into the page cache are acknowledged, and
 /// the flush finds out.
-#[test]
-fn a_failed_flush_is_never_followed_by_a_good_one() {
-    if !root("a disk that loses writes") {
-        return;
-    }
-    for mut shard in shards() {
+struct Liar {
+    // In the order in which they go.
+    device: Loop,
+    _mounted: Mounted,
+}
+
+impl Liar {
+    fn new() -> Self {
         let mounted = Mounted::tmpfs(1 << 20);
         let file = mounted.path().join("backing");
         std::fs::File::create(&file)
             .unwrap()
             .set_len(64 << 20)
             .unwrap();
-        let device = Loop::over(&file, 512);
-        let backing = Backing::Block {
-            path: device.node().into(),
+        Self {
+            device: Loop::over(&file, 512),
+            _mounted: mounted,
+        }
+    }
+
+    fn backing(&self) -> Backing {
+        Backing::Block {
+            path: self.device.node().into(),
             block_size: None,
             read_only: false,
-        };
-        let disk = open(&backing, CacheMode::WriteBack).unwrap();
+        }
+    }
+
+    /// Opens it and has it lose what it acknowledges.
+    fn overfilled(&self, shard: &mut Shard) -> Arc<dyn Disk> {
+        let disk = open(&self.backing(), CacheMode::WriteBack).unwrap();
         for piece in 0..64 {
+            let data = fill(1, PIECE);
             shard
-                .run(&*disk, write(piece * PIECE as u64, &fill(1, PIECE), false))
+                .run(&*disk, write(piece * PIECE as u64, &data, false))
                 .unwrap();
         }
+        disk
+    }
+}
+
+/// The kernel told the one that was dropped, and nobody else on that descriptor.
+#[test]
+fn a_flush_after_one_that_was_dropped_does_not_lie() {
+    if !root("a disk that loses writes") {
+        return;
+    }
+    for mut shard in shards() {
+        let liar = Liar::new();
+        let disk = liar.overfilled(&mut shard);
+        let mut flush = disk.execute(&shard.io(), Request::Flush);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(flush.as_mut().poll(&mut context).is_pending());
+        drop(flush);
+        shard.until(|shard| shard.in_flight() == 0);
+        let failed = shard.run(&*disk, Request::Flush);
+        assert!(matches!(failed, Err(DiskError::Io { .. })), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_failed_flush_is_never_followed_by_a_good_one() {
+    if !root("a disk that loses writes") {
+        return;
+    }
+    for mut shard in shards() {
+        let liar = Liar::new();
+        let (backing, disk) = (liar.backing(), liar.overfilled(&mut shard));
         let failed = shard.run(&*disk, Request::Flush).unwrap_err();
         assert!(matches!(failed, DiskError::Io { .. }), "{failed}");
         // The kernel has told; it would call the next one good.
