@@ -115,6 +115,8 @@ class Cli:
             words.append("--existing")
         if device.read_only:
             words.append("--read-only")
+        if not device.physical_blocks:
+            words.append("--hide-physical-blocks")
         if device.removable:
             words.append("--removable")
         self.run(*words)

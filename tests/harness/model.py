@@ -21,6 +21,8 @@ class Device:
     removable: bool = False
     cache: str = "none"
     path: Path | None = None
+    #: Initiators are told of physical blocks larger than the logical ones.
+    physical_blocks: bool = True
 
     def resized(self, size: int) -> Device:
         """The same device with another size."""

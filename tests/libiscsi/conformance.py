@@ -41,7 +41,7 @@ DEFECTS = {
     (
         "thin",
         "GetLBAStatus.UnmapSingle",
-    ): "asks for LBA i+1 and wants i+8 where a physical block holds 8 logical ones; runs in blocks-4096",
+    ): "asks for LBA i+1 and wants i+8 where a physical block holds 8 logical ones; runs in flat and blocks-4096",
     ("multipath", "GetLBAStatus.UnmapSingle"): "as in thin",
     ("blocks-4096", "ProutReserve.Access*"): "sends 512 bytes for a block of 4096; runs in thin",
     (
@@ -80,6 +80,7 @@ def configurations() -> list[Configuration]:
         Configuration("thin", Device("thin", size)),
         Configuration("multipath", Device("paths", size), paths=2),
         Configuration("blocks-4096", Device("large", size, block_size=4096)),
+        Configuration("flat", Device("flat", size, physical_blocks=False), suites=("GetLBAStatus",)),
         Configuration(
             "removable",
             Device("removable", size, removable=True),
