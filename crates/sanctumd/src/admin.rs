@@ -1,18 +1,17 @@
 //! Every change of what is served goes through here, one at a time.
 //!
 //! ```text
-//! edit the document ─► plan and check ─► stage (stable, not current) ─► data path applies it
-//!                                             │                              │ fails: discard
-//!                                             └────────── activate ◄─────────┘
-//!                                                            │ fails: data path goes back
-//!                                                          event
+//! edit the document ─► plan and check ─► stage (stable, not current) ─► data path prepares it
+//!                                                                         │ fails: discard
+//!                                       event ◄─ data path commits ◄─ activate
+//!                                                                         │ fails: data path undoes
 //! ```
 //!
 //! Secrets that come with a document take the same steps: they are staged with it, and in force with it.
 //!
 //! A change runs as a task of its own, so that a client that goes away in the middle cannot leave it
-//! half made. When the process ends between the data path and the activation, the next start serves
-//! the old settings; nobody was told that the new ones hold.
+//! half made. When the process ends between the activation and the data path's commit, the next start
+//! serves the new settings; nobody was told so, as with a power cut on any disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use secrecy::{ExposeSecret, SecretString};
 use settings::{
     ActivateError, CheckError, Document, Loaded, Plan, Secrets, Staged, StagedSecrets, Store,
 };
-use target::{Service, ServiceError, provision};
+use target::{Prepared, Service, ServiceError, provision};
 
 use crate::data_dir::DataDir;
 use crate::door::Door;
@@ -287,25 +286,21 @@ impl Admin {
         // Before: what a kill left after the device of this name had been removed.
         self.forget(&document, &before.document).await?;
         let pending = self.stage(by, what, plan, secrets).await?;
-        let overdue = match self.apply(&document, pending.secrets.as_ref()).await {
-            Ok(()) => None,
-            // The change holds; what had to end before it has not ended yet.
-            Err(error @ ServiceError::Stuck { .. }) => Some(error),
+        let prepared = match self.prepare(&document, pending.secrets.as_ref()).await {
+            Ok(prepared) => prepared,
             Err(error) => {
                 self.discard(pending).await?;
                 return Err(trouble::service(&error));
             }
         };
         let mut notes = Vec::new();
-        let generation = match self.activate(pending, &mut notes).await? {
-            Ok(generation) => generation,
-            Err(error) => {
-                if let Err(back) = self.apply(&before.document, None).await {
-                    tracing::error!(error = %back, "the data path cannot go back to the stored settings");
-                }
-                return Err(trouble::activate(&error));
-            }
+        let generation = match self.activate(pending, &mut notes).await {
+            Ok(Ok(generation)) => generation,
+            Ok(Err(error)) => return Err(give_up(prepared, trouble::activate(&error)).await),
+            Err(problem) => return Err(give_up(prepared, problem).await),
         };
+        // The change holds from here on; what had to end before it may not have ended yet.
+        let overdue = Box::pin(prepared.commit()).await.err();
         if let Err(problem) = self.forget(&before.document, &document).await {
             notes.push(problem.to_string());
         }
@@ -442,17 +437,17 @@ impl Admin {
         })
     }
 
-    /// Lets the data path serve a document, with the secrets in force or with those to be.
-    async fn apply(
+    /// Lets the data path prepare a document, with the secrets in force or with those to be.
+    async fn prepare(
         &self,
         document: &Document,
         staged: Option<&StagedSecrets>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Prepared, ServiceError> {
         let secrets = match staged {
             Some(staged) => handed_over(staged.iter()),
             None => handed_over(self.0.parts.secrets.lock().iter()),
         };
-        Box::pin(self.service().apply(document.iscsi.clone(), secrets)).await
+        Box::pin(self.service().prepare(document.iscsi.clone(), secrets)).await
     }
 
     /// What the service section says, as far as it can be followed while running.
@@ -541,24 +536,39 @@ impl Admin {
     /// Hands the secrets to the data path once more, after one of them changed.
     pub(crate) async fn apply_secrets(&self) -> Result<(), Problem> {
         let document = self.current()?.document.clone();
-        self.apply(&document, None)
-            .await
-            .map_err(|error| trouble::service(&error))
+        let applied = match self.prepare(&document, None).await {
+            Ok(prepared) => Box::pin(prepared.commit()).await,
+            Err(error) => Err(error),
+        };
+        applied.map_err(|error| trouble::service(&error))
     }
 
     /// Ends what runs: tasks, then the data path. A change in progress comes to its end first.
-    pub(crate) async fn stop(&self, bound: Duration) {
+    ///
+    /// # Errors
+    /// What did not end within the bound.
+    pub(crate) async fn stop(&self, bound: Duration) -> Result<(), Problem> {
         let stop = async {
             self.tasks().close().await;
             let _turn = self.0.changing.lock().await;
-            self.service().shutdown().await;
+            self.service().shutdown().await
         };
-        if tokio::time::timeout(bound, Box::pin(stop)).await.is_err() {
-            tracing::error!(
-                "the data path did not end in {} s; stopping without it",
-                bound.as_secs()
-            );
+        match tokio::time::timeout(bound, Box::pin(stop)).await {
+            Ok(stopped) => stopped.map_err(|left| trouble::unfinished(&left)),
+            Err(_) => Err(Problem::new(
+                Code::TimedOut,
+                format!("a change did not end in {} s", bound.as_secs()),
+            )
+            .next("look at the system log for what the host's disks do")),
         }
+    }
+}
+
+/// The data path goes back to what it serves; what it cannot take back is told, too.
+async fn give_up(prepared: Prepared, problem: Problem) -> Problem {
+    match Box::pin(prepared.undo()).await {
+        Ok(()) => problem,
+        Err(left) => problem.detail(left.to_string()),
     }
 }
 

@@ -45,6 +45,12 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
     }
 }
 
+/// The service stopped, but not all of it ended.
+pub(crate) fn unfinished(left: &target::Unfinished) -> Problem {
+    Problem::new(Code::TimedOut, left.to_string())
+        .next("look at these disks and at the system log before the service is started again")
+}
+
 /// What backs a device could not be made, looked at or removed.
 pub(crate) fn provision(error: &ProvisionError) -> Problem {
     let (code, next_step) = match error.fault() {
