@@ -2,8 +2,7 @@
 //!
 //! A buffer is always initialized: its memory is zeroed when it is allocated, and what a pool hands
 //! out again holds what its earlier user left. So reading one is never undefined, but sending what
-//! one has not filled would disclose old contents; [`Pool::take_zeroed`] is for callers that cannot
-//! promise to fill all of it.
+//! one has not filled would disclose old contents.
 
 #![expect(
     unsafe_code,
@@ -172,16 +171,23 @@ impl Pool {
     /// Contents are initialized but may be what an earlier user left: the caller must not send
     /// what it has not filled.
     pub fn take(&self, len: usize) -> Option<Buffer> {
-        self.take_noting_reuse(len).map(|(buffer, _)| buffer)
-    }
-
-    /// As [`take`](Self::take), with every byte zero.
-    pub fn take_zeroed(&self, len: usize) -> Option<Buffer> {
-        let (mut buffer, reused) = self.take_noting_reuse(len)?;
-        if reused {
-            buffer.fill(0);
+        let class = class_of(len)?;
+        let capacity = CLASS_MIN << class;
+        if !self.0.reserve(capacity) {
+            return None;
         }
-        Some(buffer)
+        let reused = self.0.classes[class].lock().pop();
+        let memory = if let Some(memory) = reused {
+            self.0.bytes_idle.fetch_sub(capacity, Ordering::AcqRel);
+            memory
+        } else {
+            Memory::zeroed(capacity)
+        };
+        Some(Buffer {
+            memory,
+            len,
+            home: Some(Arc::clone(&self.0)),
+        })
     }
 
     /// Bytes out now, in whole size classes.
@@ -192,30 +198,6 @@ impl Pool {
     /// Bytes kept idle for reuse now.
     pub fn bytes_idle(&self) -> usize {
         self.0.bytes_idle.load(Ordering::Acquire)
-    }
-
-    fn take_noting_reuse(&self, len: usize) -> Option<(Buffer, bool)> {
-        let class = class_of(len)?;
-        let capacity = CLASS_MIN << class;
-        if !self.0.reserve(capacity) {
-            return None;
-        }
-        let reused = self.0.classes[class].lock().pop();
-        let was_reused = reused.is_some();
-        let memory = if let Some(memory) = reused {
-            self.0.bytes_idle.fetch_sub(capacity, Ordering::AcqRel);
-            memory
-        } else {
-            Memory::zeroed(capacity)
-        };
-        Some((
-            Buffer {
-                memory,
-                len,
-                home: Some(Arc::clone(&self.0)),
-            },
-            was_reused,
-        ))
     }
 }
 
@@ -395,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn reuse_gives_the_same_memory_and_take_zeroed_clears_it() {
+    fn reuse_gives_the_same_memory() {
         let pool = pool(1 << 20, 1 << 20);
         let mut buffer = pool.take(10_000).expect("within the limit");
         buffer.fill(0xa5);
@@ -404,10 +386,6 @@ mod tests {
         let again = pool.take(16_000).expect("within the limit");
         assert_eq!(again.as_ptr(), place);
         assert_eq!(again[0], 0xa5);
-        drop(again);
-        let zeroed = pool.take_zeroed(16_000).expect("within the limit");
-        assert_eq!(zeroed.as_ptr(), place);
-        assert!(zeroed.iter().all(|&byte| byte == 0));
         assert_eq!(pool.bytes_idle(), 0);
     }
 

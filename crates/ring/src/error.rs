@@ -7,7 +7,8 @@ use std::io;
 pub enum RingError {
     /// `SANCTUM_RING` holds a word that names no driver.
     #[error(
-        "SANCTUM_RING is \"{word}\", which names no I/O driver: set it to \"uring\" or \"epoll\", or unset it to have one chosen"
+        "SANCTUM_RING is \"{word}\", which names no I/O driver: set it to \"uring\" or \
+         \"epoll\", or unset it to have one chosen"
     )]
     UnknownDriver {
         /// What it holds.
@@ -27,7 +28,8 @@ pub enum RingError {
     },
     /// io_uring was asked for and cannot be used here.
     #[error(
-        "io_uring was asked for and cannot be used here: {cause}. Choose the epoll driver (SANCTUM_RING=epoll) or remove the cause"
+        "io_uring was asked for and cannot be used here: {cause}. Choose the epoll driver \
+         (SANCTUM_RING=epoll) or remove the cause"
     )]
     UringUnavailable {
         /// The likely cause, as [`crate::probe`] words it.

@@ -6,9 +6,9 @@
 //!
 //! | driver | sockets | files | when |
 //! |---|---|---|---|
-//! | io_uring | the ring | the ring; ioctls and extents on worker threads | where [`probe()`] finds that it works |
-//! | epoll | non-blocking calls | the page cache at once, the rest on worker threads | everywhere else |
-//! | simulated | real ones, polled | real ones, synchronously | in tests, by [`Options::simulation`] |
+//! | io_uring | the ring | the ring; ioctls, extents: threads | where [`probe()`] finds it works |
+//! | epoll | non-blocking calls | page cache at once, the rest: threads | everywhere else |
+//! | simulated | real ones, polled | real ones, at once | tests: [`Options::simulation`] |
 //!
 //! The choice can be forced ([`Options::driver`], or `SANCTUM_RING=uring|epoll`). The same tests
 //! run over all three.
@@ -30,7 +30,6 @@
 //!   it leaves in one system call where the socket takes it.
 //! - [`Io`] is what a future works through: `io.read(…).await`. It may have several operations in
 //!   flight at once, and may be dropped at any time.
-//! - [`Semaphore`] is how futures wait for each other, within a shard and between shards.
 //! - [`Waker`] ends a turn from another thread: many wakes, one [`Event::Woken`].
 //!
 //! # Sketch: one turn
@@ -100,7 +99,6 @@ pub mod limits;
 pub mod op;
 mod probe;
 pub mod reactor;
-mod semaphore;
 mod signal;
 pub mod simulation;
 mod task;
@@ -112,6 +110,5 @@ pub use io::{Io, Run};
 pub use op::{AllocateMode, Completion, Fd, Op, Outcome, Part, SendList, shutdown};
 pub use probe::{Probe, probe};
 pub use reactor::{Event, Options, Reactor};
-pub use semaphore::{Acquire, Permit, Semaphore};
 pub use signal::Waker;
 pub use simulation::Simulation;

@@ -85,9 +85,9 @@ pub enum OpKind {
 pub enum Fault {
     /// Fails with this errno and does nothing (5 = EIO, 28 = ENOSPC).
     Errno(i32),
-    /// Does a part: a receive brings at most half of what was asked for, a read ends there as at the
-    /// end of a file, a write or send does a part and then fails with EIO or ECONNRESET. Others
-    /// are as without a fault.
+    /// Does a part: a receive brings at most half of what was asked for, a read ends there as at
+    /// the end of a file, a write or send does a part and then fails with EIO or ECONNRESET.
+    /// Others are as without a fault.
     Short,
     /// Takes this much longer.
     Stall(Duration),

@@ -7,8 +7,8 @@
 //! socket is recognized by the identity of the [`Fd`] and replaced, so the table holds at most one
 //! entry for each number the process ever had open.
 //!
-//! A buffered read that the page cache can serve is done at once; at depth one that takes a tenth of
-//! the time that a thread takes.
+//! A buffered read that the page cache can serve is done at once; at depth one that takes a tenth
+//! of the time that a thread takes.
 //!
 //! Timeouts round up to whole milliseconds, as epoll's do.
 

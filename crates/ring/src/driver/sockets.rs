@@ -37,7 +37,8 @@ fn accept(listener: &Fd) -> Result<(OwnedFd, SocketAddr), Errno> {
     }
 }
 
-/// Begins to connect, or goes on: done, or `EAGAIN` when the socket becomes writable at the end of it.
+/// Begins to connect, or goes on: done, or `EAGAIN` when the socket becomes writable at the end
+/// of it.
 fn connect(socket: &Fd, address: &SocketAddr, begun: bool) -> Result<(), Errno> {
     if begun {
         return connected(socket);

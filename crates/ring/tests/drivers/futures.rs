@@ -1,4 +1,4 @@
-//! Futures, timers and semaphores, on every driver.
+//! Futures and timers, on every driver.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
-use ring::{
-    AllocateMode, DriverKind, Event, Fd, Io, Op, Options, Outcome, Pool, PoolLimits, Semaphore,
-};
+use ring::{AllocateMode, DriverKind, Event, Fd, Op, Options, Outcome, Pool, PoolLimits};
 
 use crate::support::{
     Shard, buffer_of, fd, options, pair, pattern, real_now, recv_op, write_plain,
@@ -25,9 +23,6 @@ crate::support::on_all_drivers! {
     a_dropped_future_leaves_its_operation_to_end,
     timers_end_in_order_and_not_early,
     a_timer_can_be_cancelled_or_dropped,
-    a_semaphore_bounds_how_many_run,
-    a_semaphore_serves_first_come_first,
-    a_permit_passes_between_threads,
     a_future_is_woken_from_another_thread,
     futures_that_wake_each_other_do_not_starve_sockets,
     an_operation_past_the_bound_is_refused,
@@ -282,105 +277,6 @@ fn a_timer_can_be_cancelled_or_dropped(kind: DriverKind) {
     shard.reactor.spawn(2, Box::pin(future));
     assert!(shard.output(2));
     assert_eq!(shard.reactor.in_flight(), 0);
-}
-
-fn a_semaphore_bounds_how_many_run(kind: DriverKind) {
-    let mut shard = Shard::new(kind);
-    let (semaphore, file) = (Semaphore::new(2), file());
-    let (running, most) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
-    for key in 0..20 {
-        let (io, file, semaphore) = (shard.reactor.io(), Arc::clone(&file), semaphore.clone());
-        let (running, most) = (Rc::clone(&running), Rc::clone(&most));
-        let future = async move {
-            let permit = semaphore.acquire().await;
-            running.set(running.get() + 1);
-            most.set(most.get().max(running.get()));
-            let (buffer, result) = io.write(file, buffer_of(&[1; 512]), 0..512, 0, false).await;
-            result.expect("written");
-            running.set(running.get() - 1);
-            drop(permit);
-            buffer.len()
-        };
-        shard.reactor.spawn(key, Box::pin(future));
-    }
-    assert_eq!((semaphore.free(), semaphore.waiting()), (0, 18));
-    for key in 0..20 {
-        assert_eq!(shard.output(key), 512);
-    }
-    assert_eq!(
-        (most.get(), semaphore.free(), semaphore.waiting()),
-        (2, 2, 0)
-    );
-}
-
-fn a_semaphore_serves_first_come_first(kind: DriverKind) {
-    let mut shard = Shard::<u64>::new(kind);
-    let semaphore = Semaphore::new(0);
-    let order = Rc::new(RefCell::new(Vec::new()));
-    for key in 0..5 {
-        let (semaphore, order, io) = (semaphore.clone(), Rc::clone(&order), shard.reactor.io());
-        let future = async move {
-            if key == 2 {
-                // Gives up its place, in one case before and in one after it was its turn.
-                let mut place = Box::pin(semaphore.acquire());
-                poll_fn(|context| Poll::Ready(place.as_mut().poll(context).is_pending())).await;
-                io.sleep(Duration::from_millis(1)).await;
-                drop(place);
-                return key;
-            }
-            let permit = semaphore.acquire().await;
-            order.borrow_mut().push(key);
-            drop(permit);
-            key
-        };
-        shard.reactor.spawn(key, Box::pin(future));
-    }
-    assert!(semaphore.try_acquire().is_none());
-    semaphore.add(1);
-    for key in 0..5 {
-        assert_eq!(shard.output(key), key);
-    }
-    assert_eq!(*order.borrow(), [0, 1, 3, 4]);
-    assert_eq!(semaphore.free(), 1);
-    semaphore
-        .try_acquire()
-        .expect("the permit is back")
-        .forget();
-    assert_eq!(semaphore.free(), 0);
-}
-
-fn a_permit_passes_between_threads(kind: DriverKind) {
-    let semaphore = Semaphore::new(1);
-    let counts = Arc::new(Mutex::new((0u32, 0u32)));
-    let threads: Vec<_> = (0..2)
-        .map(|_| {
-            let (semaphore, counts) = (semaphore.clone(), Arc::clone(&counts));
-            std::thread::spawn(move || {
-                let mut shard = Shard::<()>::new(kind);
-                for key in 0..200 {
-                    let future = hold(shard.reactor.io(), semaphore.clone(), Arc::clone(&counts));
-                    shard.reactor.spawn(key, Box::pin(future));
-                }
-                (0..200).for_each(|key| shard.output(key));
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().expect("no panic");
-    }
-    assert_eq!(*counts.lock().expect("not poisoned"), (0, 400));
-}
-
-/// Holds a permit for a while, alone.
-async fn hold(io: Io, semaphore: Semaphore, counts: Arc<Mutex<(u32, u32)>>) {
-    let _permit = semaphore.acquire().await;
-    {
-        let mut counts = counts.lock().expect("not poisoned");
-        *counts = (counts.0 + 1, counts.1 + 1);
-        assert_eq!(counts.0, 1, "two hold the only permit");
-    }
-    io.sleep(Duration::from_micros(10)).await;
-    counts.lock().expect("not poisoned").0 -= 1;
 }
 
 fn a_future_is_woken_from_another_thread(kind: DriverKind) {

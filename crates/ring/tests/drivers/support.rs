@@ -24,7 +24,9 @@ macro_rules! on_all_drivers {
             $(#[test] fn $body() { crate::support::on(ring::DriverKind::Epoll, super::$body); })*
         }
         mod simulated {
-            $(#[test] fn $body() { crate::support::on(ring::DriverKind::Simulated, super::$body); })*
+            $(#[test] fn $body() {
+                crate::support::on(ring::DriverKind::Simulated, super::$body);
+            })*
         }
     };
 }
