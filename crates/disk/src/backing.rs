@@ -70,11 +70,6 @@ impl Backing {
         }
     }
 
-    /// One line for people, such as `image /srv/a.img (1073741824 bytes, thin)`.
-    pub fn describe(&self) -> String {
-        self.to_string()
-    }
-
     /// Whether writes are refused by the device itself.
     pub const fn read_only(&self) -> bool {
         match self {
@@ -85,6 +80,7 @@ impl Backing {
     }
 }
 
+/// One line for people, such as `image /srv/a.img (1073741824 bytes, thin)`.
 impl fmt::Display for Backing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -145,7 +141,7 @@ mod tests {
                 read_only: false
             }
         );
-        assert_eq!(image.describe(), "image /a.img (1048576 bytes, thin)");
+        assert_eq!(image.to_string(), "image /a.img (1048576 bytes, thin)");
         let block = Backing::Block {
             path: "/dev/sda".into(),
             block_size: None,

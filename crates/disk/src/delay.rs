@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ring::Io;
 
-use crate::error::DeviceError;
-use crate::request::{CacheMode, Disk, Execution, Features, Geometry, OpKind, Request};
+use crate::decorate::as_inner;
+use crate::request::{Disk, Execution, OpKind, Request};
 
 /// How long operations take longer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,17 +67,7 @@ impl Delay {
 }
 
 impl Disk for Delay {
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn features(&self) -> Features {
-        self.inner.features()
-    }
-
-    fn cache_mode(&self) -> CacheMode {
-        self.inner.cache_mode()
-    }
+    as_inner!();
 
     fn execute(&self, io: &Io, request: Request) -> Execution {
         let (inner, io, delay) = (
@@ -90,28 +80,13 @@ impl Disk for Delay {
             inner.execute(&io, request).await
         })
     }
-
-    fn notes(&self) -> Vec<String> {
-        self.inner.notes()
-    }
-
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
-        self.inner.set_cache_mode(mode)
-    }
-
-    fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {
-        self.inner.grow(bytes)
-    }
-
-    fn flush_blocking(&self) -> Result<(), DeviceError> {
-        self.inner.flush_blocking()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ram::RamDisk;
+    use crate::request::CacheMode;
     use crate::testing::Shard;
 
     fn delayed(seed: u64) -> Delay {

@@ -8,11 +8,9 @@ use std::task::{Poll, Waker};
 use parking_lot::Mutex;
 use ring::Io;
 
-use crate::error::DeviceError;
+use crate::decorate::as_inner;
 use crate::limits::FAULT_RULES_MAX;
-use crate::request::{
-    CacheMode, Disk, DiskError, Execution, Extent, Features, Geometry, OpKind, Request,
-};
+use crate::request::{Disk, DiskError, Execution, Extent, OpKind, Request};
 
 /// What happens to an operation that a rule matches.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -177,17 +175,7 @@ async fn stall(state: &Arc<Mutex<State>>) {
 }
 
 impl Disk for Fault {
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn features(&self) -> Features {
-        self.inner.features()
-    }
-
-    fn cache_mode(&self) -> CacheMode {
-        self.inner.cache_mode()
-    }
+    as_inner!();
 
     fn execute(&self, io: &Io, request: Request) -> Execution {
         let (inner, state, io) = (Arc::clone(&self.inner), Arc::clone(&self.state), io.clone());
@@ -212,28 +200,13 @@ impl Disk for Fault {
             }
         })
     }
-
-    fn notes(&self) -> Vec<String> {
-        self.inner.notes()
-    }
-
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
-        self.inner.set_cache_mode(mode)
-    }
-
-    fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {
-        self.inner.grow(bytes)
-    }
-
-    fn flush_blocking(&self) -> Result<(), DeviceError> {
-        self.inner.flush_blocking()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ram::RamDisk;
+    use crate::request::CacheMode;
     use crate::testing::{fill, read, shards, write};
 
     fn fault() -> Fault {

@@ -17,6 +17,7 @@ use crate::error::DeviceError;
 use crate::file::{
     FileDisk, Generation, Kind, Method, Parts, Plan, Reserve, Traits, prepare_write_back,
 };
+use crate::limits::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 use crate::open::{check_block_size, check_device_size};
 use crate::request::CacheMode;
 use crate::sysfs;
@@ -56,7 +57,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         path: spec.path.into(),
         kind,
         block_size: spec.block_size,
-        physical_block_size: spec.block_size.max(4096),
+        physical_block_size: spec.block_size.max(BLOCK_SIZE_MAX),
         thin: !preallocated && punches,
         unmap_granularity: file_block.max(spec.block_size),
         read_only: spec.read_only,
@@ -119,7 +120,8 @@ fn file_block(file: &OwnedFd, path: &Path) -> Result<u32, DeviceError> {
         what: "the file system",
         source: errno.into(),
     })?;
-    Ok(u32::try_from(system.f_frsize).unwrap_or(4096).max(512))
+    let block = u32::try_from(system.f_frsize).unwrap_or(BLOCK_SIZE_MAX);
+    Ok(block.max(BLOCK_SIZE_MIN))
 }
 
 fn check_length(spec: &Spec<'_>, have: u64) -> Result<Option<String>, DeviceError> {

@@ -10,7 +10,7 @@
 //!
 //! # What it is not
 //!
-//! No SCSI, no queueing policy beyond a depth, no cache of its own (the page cache is one), no
+//! No SCSI, no queueing policy (the target has a gate for each device), no cache of its own (the page cache is one), no
 //! ordering between operations in flight, no locking of ranges against each other: that is the
 //! business of the target above. No `unsafe`.
 //!
@@ -21,7 +21,7 @@
 //! | [`Disk`] | the trait: geometry, features, `execute`, and a control plane that blocks |
 //! | [`Features`] | what is told to initiators: what is done, not what was asked |
 //! | [`RamDisk`] | chunks of memory, made when written, freed by unmap |
-//! | [`Depth`], [`Stats`] | decorators of the service: so many at once; counts and latencies |
+//! | [`Stats`] | decorator of the service: counts and latencies |
 //! | [`Fault`], [`Delay`] | decorators of tests: failures and stalls by rule; seeded latency |
 //! | [`DeviceError`] | the control plane's errors, which say what to do |
 //! | [`BesideStore`] | the document beside a device |
@@ -60,13 +60,13 @@
 pub mod backing;
 pub mod beside;
 pub mod delay;
-pub mod depth;
 pub mod fault;
 pub mod limits;
 pub mod stats;
 
 mod block;
 mod create;
+mod decorate;
 mod error;
 mod file;
 mod gate;
@@ -85,7 +85,6 @@ pub use backing::{Backing, Provisioning};
 pub use beside::{Beside, BesideError, BesideStore, document_of_image};
 pub use create::{create_image, remove_image};
 pub use delay::Delay;
-pub use depth::Depth;
 pub use error::DeviceError;
 pub use fault::Fault;
 pub use open::open;

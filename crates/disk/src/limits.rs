@@ -67,12 +67,6 @@ pub const DIRECT_ALIGNMENT_ASSUMED: u32 = 4096;
 /// Largest direct-I/O alignment that is emulated.
 pub const DIRECT_ALIGNMENT_MAX: u32 = 1 << 16;
 
-/// Operations that may wait at one queue-depth gate; past it they are refused with `Busy`.
-pub const DEPTH_WAITING_MAX: usize = 8192;
-
-/// Largest queue depth of a device.
-pub const QUEUE_DEPTH_MAX: u16 = 1024;
-
 /// Rules one fault decorator holds.
 pub const FAULT_RULES_MAX: usize = 256;
 
@@ -93,6 +87,9 @@ pub const WRITER_NAME_MAX: usize = 512;
 
 /// Bytes read of one sysfs attribute.
 pub const SYSFS_BYTES_MAX: u64 = 4096;
+
+/// Characters of a block device's identity that a document's file name shows; a hash follows.
+pub const KEY_READABLE_MAX: usize = 80;
 
 /// Names looked at under /dev/disk/by-id.
 pub const BY_ID_NAMES_MAX: usize = 65536;

@@ -12,9 +12,9 @@ use std::time::Duration;
 use ring::Io;
 use serde::Serialize;
 
-use crate::error::DeviceError;
+use crate::decorate::as_inner;
 use crate::limits::{LATENCY_BUCKETS, STATS_STRIPES};
-use crate::request::{CacheMode, Disk, Execution, Features, Geometry, OpKind, Request};
+use crate::request::{Disk, Execution, OpKind, Request};
 
 #[derive(Debug, Default)]
 struct Cell {
@@ -131,17 +131,7 @@ impl Cell {
 }
 
 impl Disk for Stats {
-    fn geometry(&self) -> Geometry {
-        self.inner.geometry()
-    }
-
-    fn features(&self) -> Features {
-        self.inner.features()
-    }
-
-    fn cache_mode(&self) -> CacheMode {
-        self.inner.cache_mode()
-    }
+    as_inner!();
 
     fn execute(&self, io: &Io, request: Request) -> Execution {
         let (kind, bytes) = (request.kind(), request.bytes());
@@ -156,22 +146,6 @@ impl Disk for Stats {
             result
         })
     }
-
-    fn notes(&self) -> Vec<String> {
-        self.inner.notes()
-    }
-
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
-        self.inner.set_cache_mode(mode)
-    }
-
-    fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {
-        self.inner.grow(bytes)
-    }
-
-    fn flush_blocking(&self) -> Result<(), DeviceError> {
-        self.inner.flush_blocking()
-    }
 }
 
 #[cfg(test)]
@@ -180,7 +154,7 @@ mod tests {
     use crate::delay::{Delay, Latency};
     use crate::fault::{Action, Fault, Rule};
     use crate::ram::RamDisk;
-    use crate::request::DiskError;
+    use crate::request::{CacheMode, DiskError};
     use crate::testing::{fill, read, shards, write};
 
     #[test]

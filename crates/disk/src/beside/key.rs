@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 
 use crate::error::DeviceError;
-use crate::limits::BY_ID_NAMES_MAX;
+use crate::limits::{BY_ID_NAMES_MAX, KEY_READABLE_MAX};
 use crate::sysfs::Queue;
-
-/// Characters of a key that a person reads; a hash of the whole follows.
-const READABLE: usize = 80;
 
 /// Where the document of a key lies.
 pub(super) fn file(data_dir: &Path, key: &str) -> PathBuf {
@@ -86,10 +83,10 @@ fn key(kind: &str, text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let readable: String = text
         .chars()
-        .take(READABLE)
+        .take(KEY_READABLE_MAX)
         .map(|c| if plain(c) { c } else { '_' })
         .collect();
-    if text.chars().all(plain) && text.len() <= READABLE {
+    if text.chars().all(plain) && text.len() <= KEY_READABLE_MAX {
         return format!("{kind}-{readable}");
     }
     format!("{kind}-{readable}-{:016x}", fingerprint(text))

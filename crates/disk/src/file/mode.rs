@@ -14,7 +14,9 @@ use super::generation::{Generation, Plan};
 use super::{Core, Kind};
 use crate::create::preallocate;
 use crate::error::DeviceError;
-use crate::limits::{MODE_DRAIN_POLL, MODE_DRAIN_SECONDS, MODE_SYNC_SECONDS, MODE_SYNCS_BEFORE};
+use crate::limits::{
+    BLOCK_SIZE_MAX, MODE_DRAIN_POLL, MODE_DRAIN_SECONDS, MODE_SYNC_SECONDS, MODE_SYNCS_BEFORE,
+};
 use crate::open::check_device_size;
 use crate::request::{CacheMode, Geometry};
 
@@ -314,7 +316,8 @@ pub(crate) fn prepare_write_back(
         return Ok(());
     };
     // Takes one file system block at the start, which any use of the device takes as well.
-    match rustix::fs::fallocate(anchor, FallocateFlags::KEEP_SIZE, 0, bytes.min(4096)) {
+    let need = bytes.min(BLOCK_SIZE_MAX.into());
+    match rustix::fs::fallocate(anchor, FallocateFlags::KEEP_SIZE, 0, need) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Err(DeviceError::Mode {
             path: path.into(),
@@ -324,7 +327,7 @@ pub(crate) fn prepare_write_back(
         }),
         Err(Errno::NOSPC | Errno::DQUOT) => Err(DeviceError::NoSpace {
             path: path.into(),
-            need: bytes.min(4096),
+            need,
         }),
         Err(errno) => Err(DeviceError::Inspect {
             path: path.into(),

@@ -1,0 +1,41 @@
+//! What decorators have in common.
+
+/// The methods of [`crate::Disk`] that a decorator leaves to its `inner` disk: all but `execute`.
+macro_rules! as_inner {
+    () => {
+        fn geometry(&self) -> $crate::request::Geometry {
+            self.inner.geometry()
+        }
+
+        fn features(&self) -> $crate::request::Features {
+            self.inner.features()
+        }
+
+        fn cache_mode(&self) -> $crate::request::CacheMode {
+            self.inner.cache_mode()
+        }
+
+        fn notes(&self) -> Vec<String> {
+            self.inner.notes()
+        }
+
+        fn set_cache_mode(
+            &self,
+            mode: $crate::request::CacheMode,
+        ) -> Result<(), $crate::error::DeviceError> {
+            self.inner.set_cache_mode(mode)
+        }
+
+        fn grow(
+            &self,
+            bytes: Option<u64>,
+        ) -> Result<$crate::request::Geometry, $crate::error::DeviceError> {
+            self.inner.grow(bytes)
+        }
+
+        fn flush_blocking(&self) -> Result<(), $crate::error::DeviceError> {
+            self.inner.flush_blocking()
+        }
+    };
+}
+pub(crate) use as_inner;
