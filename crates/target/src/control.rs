@@ -124,8 +124,8 @@ impl Control {
         }
     }
 
-    /// Finds what shards could not tell because there was no room: nexuses that are gone and still
-    /// hold something, and units that have drained.
+    /// Finds what shards could not tell, because there was no room or because they are gone: nexuses
+    /// that are gone and still hold something, units that have drained, units that never will.
     fn look(&self) {
         let exports = self.shared.exports.load();
         for (device, unit) in &exports.units {
@@ -136,6 +136,12 @@ impl Control {
             let mut found = Vec::new();
             if unit.is_stuck() && unit.zombies() == 0 {
                 found.extend(unit.place().map(|place| ControlRequest::Recovered {
+                    place,
+                    unit: Arc::clone(unit),
+                }));
+            }
+            if unit.has_lost() && !unit.is_stuck() {
+                found.extend(unit.place().map(|place| ControlRequest::Stuck {
                     place,
                     unit: Arc::clone(unit),
                 }));
@@ -365,8 +371,8 @@ impl Control {
                 gone |= answer.await.is_err();
             }
             // A shard that is gone starts nothing any more; what it had on the disk may go on, and
-            // was counted before its answer was given up.
-            if gone && work.unit.zombies() > 0 {
+            // was marked before its answer was given up.
+            if gone && work.unit.has_lost() {
                 return Err(Overdue);
             }
             Ok(())

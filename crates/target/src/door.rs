@@ -273,6 +273,7 @@ mod tests {
         let visits: Vec<Visit> = (0..6).map(|n| door.enter(peer(n)).unwrap()).collect();
         assert_eq!(door.enter(peer(9)).unwrap_err(), TurnedAway::Descriptors);
         assert!(door.enter(peer(9)).is_err());
+        #[expect(clippy::disallowed_methods, reason = "any moment will do")]
         let now = Instant::now();
         let Some(Notice::ConnectionsRefused { count: 2, .. }) = door.report(now) else {
             panic!("not told");

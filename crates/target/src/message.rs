@@ -86,6 +86,9 @@ pub(crate) enum ShardMessage {
     },
     /// End everything and stop.
     Stop,
+    /// End as if something had gone wrong.
+    #[cfg(test)]
+    Fail,
 }
 
 /// A LUN of a session.

@@ -59,6 +59,13 @@ pub enum Notice {
         /// Why, in words.
         reason: String,
     },
+    /// A part of the data path ended; the others go on.
+    ShardFailed {
+        /// Its number.
+        shard: String,
+        /// Why, in words.
+        reason: String,
+    },
     /// A device cannot be used; its LUN is NOT READY.
     DeviceFailed {
         /// The device.
@@ -138,6 +145,7 @@ impl Notice {
             Self::SessionClosed { .. } => "session-closed",
             Self::LoginRefused { .. } => "login-refused",
             Self::ConnectionsRefused { .. } => "connections-refused",
+            Self::ShardFailed { .. } => "shard-failed",
             Self::DeviceFailed { .. } => "device-failed",
             Self::DeviceReady { .. } => "device-ready",
             Self::DeviceGrown { .. } => "device-grown",
@@ -166,6 +174,7 @@ impl Notice {
             | Self::LunReset { .. }
             | Self::WritesInDoubt { .. } => Severity::Warning,
             Self::DeviceFailed { .. }
+            | Self::ShardFailed { .. }
             | Self::NoSpace { .. }
             | Self::DiskError { .. }
             | Self::DeviceStuck { .. }
@@ -190,6 +199,7 @@ impl Notice {
             | Self::WritesInDoubt { device, .. } => device,
             Self::PortalFailed { portal, .. } | Self::PortalListens { portal } => portal,
             Self::ConnectionsRefused { .. } => "",
+            Self::ShardFailed { shard, .. } => shard,
         }
     }
 
@@ -211,6 +221,9 @@ impl Notice {
             }
             Self::ConnectionsRefused { .. } => Some(
                 "look at what opens connections there and leaves them; keep strangers off the portals' network",
+            ),
+            Self::ShardFailed { .. } => Some(
+                "restart the service when it suits: it goes on with fewer cores, and LUNs that had commands on the disk stay not ready",
             ),
             Self::PortalFailed { .. } => Some("check that the address exists and the port is free"),
             Self::SessionOpened { .. }
@@ -253,6 +266,9 @@ impl fmt::Display for Notice {
                 f,
                 "{count} connections were turned away, the last one from {peer}: {reason}"
             ),
+            Self::ShardFailed { shard, reason } => {
+                write!(f, "shard {shard} of the data path has ended: {reason}")
+            }
             Self::DeviceFailed { device, reason } => {
                 write!(f, "device {device} is not ready: {reason}")
             }

@@ -189,15 +189,17 @@ impl Service {
                 let _ = stopped.await;
             }
         }
-        let shards = &self.inner.control.shards;
+        let shards = self.inner.control.shards.iter();
+        let shards: Vec<_> = shards.filter(|shard| !shard.has_ended()).collect();
         for (number, state) in after.portals.values().enumerate() {
             if state.listening.load(Ordering::Acquire) {
                 continue;
             }
             let place = (state.address, state.interface.clone());
-            if let (Some(listener), Some(shard)) =
-                (held.sockets.get(&place), shards.get(number % shards.len()))
-            {
+            if let (Some(listener), Some(shard)) = (
+                held.sockets.get(&place),
+                shards.get(number % shards.len().max(1)),
+            ) {
                 let (done, listens) = oneshot::channel();
                 shard
                     .send(ShardMessage::Listen {

@@ -50,6 +50,8 @@ pub(crate) struct LogicalUnit {
     doubt: Mutex<Doubt>,
     /// Aborted commands whose I/O has not ended.
     zombies: AtomicUsize,
+    /// Operations of it went down with their shard: nobody will know when they end.
+    lost: AtomicBool,
     stuck: AtomicBool,
     /// The medium's state before the unit was declared stuck.
     medium_before: Mutex<Option<Medium>>,
@@ -115,6 +117,7 @@ impl LogicalUnit {
             durable: Arc::new(tokio::sync::Mutex::new(durable)),
             trouble: Mutex::new(None),
             zombies: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
             medium_before: Mutex::new(None),
             counters: Counters::default(),
@@ -191,6 +194,15 @@ impl LogicalUnit {
     /// one of the two sees the other, and a unit never stays stuck with nothing under way.
     pub(crate) fn zombie_gone(&self) -> bool {
         self.zombies.fetch_sub(1, Ordering::SeqCst) == 1 && self.stuck.load(Ordering::SeqCst)
+    }
+
+    /// The shard of one that goes on is gone: it counts for good.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
     }
 
     pub(crate) fn zombies(&self) -> usize {

@@ -239,6 +239,7 @@ impl Shard {
             .peers
             .iter()
             .enumerate()
+            .filter(|(_, shard)| !shard.has_ended())
             .min_by_key(|(_, shard)| load(shard));
         match least {
             Some((index, shard)) if index != self.index => {
@@ -587,6 +588,12 @@ impl Connection {
     /// No more input is looked at until something has been sent or decided.
     fn is_blocked(&self) -> bool {
         self.waiting || self.out.0.len() + self.in_send > limits::SEND_BACKLOG_BYTES_MAX
+    }
+
+    /// Nobody serves it any more.
+    pub(super) fn break_off(self) {
+        let _ = ring::op::shutdown(&self.socket);
+        self.portal.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) const fn is_dead(&self) -> bool {

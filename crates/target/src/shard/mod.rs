@@ -14,7 +14,9 @@
 //! | `disk.rs` | their disk operations |
 //! | `memory.rs` | whose buffers those are |
 //! | `abort.rs` | task management, barriers, what ends early |
+//! | `abandon.rs` | a shard that ends before its time |
 
+mod abandon;
 mod abort;
 mod command;
 mod connection;
@@ -99,6 +101,8 @@ pub(crate) struct Shard {
     now: Instant,
     next_tick: Instant,
     stopping: bool,
+    /// Why it ends before its time.
+    failure: Option<String>,
 }
 
 /// A shard's thread, and how to reach it.
@@ -202,6 +206,7 @@ impl Shard {
             now,
             next_tick: now + limits::TICK,
             stopping: false,
+            failure: None,
         }
     }
 
@@ -211,6 +216,7 @@ impl Shard {
             let wait = self.next_tick.saturating_duration_since(self.now);
             if let Err(error) = self.reactor.turn(Some(wait), &mut events) {
                 tracing::error!(shard = self.index, %error, "the shard's ring failed");
+                self.failure = Some(format!("its ring failed: {error}"));
                 return;
             }
             self.now = self.reactor.now();
@@ -293,6 +299,8 @@ impl Shard {
             ShardMessage::End { tsih, reason } => self.end_by_handle(tsih, reason),
             ShardMessage::Remap { tsih, luns, done } => self.remap(tsih, luns, done),
             ShardMessage::Stop => self.stop(),
+            #[cfg(test)]
+            ShardMessage::Fail => panic!("a test ends this shard"),
         }
     }
 

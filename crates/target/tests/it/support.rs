@@ -481,3 +481,10 @@ pub(crate) fn sense(completion: &Completion) -> (u8, u16) {
 pub(crate) fn block(byte: u8) -> Vec<u8> {
     vec![byte; BLOCK]
 }
+
+/// How long something took.
+pub(crate) fn took(what: impl FnOnce()) -> Duration {
+    let began = Instant::now();
+    what();
+    began.elapsed()
+}
