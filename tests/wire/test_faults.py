@@ -18,55 +18,97 @@ from wire.support import calm, disk, log_in, options, pattern, raw_session, read
 
 
 def _fails(context: Context, *words: str, stdin: str | None = None) -> CommandFailed:
-    """The command must fail; its problem says what and what to do."""
+    """The command must fail, with an answer of the service or about the command line."""
     try:
         sanctum(context).cli.run(*words, stdin=stdin)
     except CommandFailed as failure:
-        expect(failure.exit in (1, 2, 3, 4), f"exit code {failure.exit}")
-        expect(len(failure.text.strip()) > 10, f"a sentence: {failure.text!r}")
+        expect(failure.exit in (1, 2, 4), f"exit code {failure.exit} of {words}: {failure.text}")
+        if failure.problem:
+            expect(failure.problem.get("next_step"), f"what to do after {words}: {failure.text}")
         return failure
     raise AssertionError(f"sanctum {' '.join(words)} succeeded")
 
 
 @case(seconds=60, needs=("sanctum",))
 def test_bad_commands_change_nothing(context: Context) -> None:
-    """Unknown names, doubles, nonsense values: refused, and the generation stays."""
+    """Unknown names, doubles, nonsense values: each refused for its own reason, and the settings stay."""
     target = disk(context)
     cli = sanctum(context).cli
     device = target.luns[0].device.name
     before = cli.settings()
-    for words in (
-        ("target", "show", "iqn.2026-11.test:nothing"),
-        ("target", "create", target.name),
-        ("target", "create", "not an iscsi name"),
-        ("target", "delete", "iqn.2026-11.test:nothing"),
-        ("lun", "add", target.name, "no-such-device"),
-        ("lun", "add", target.name, device, "--number", "9"),
-        ("lun", "remove", target.name, "99"),
-        ("device", "create", "image", device, "--size", "1M"),
-        ("device", "create", "image", "odd", "--size", "1000"),
-        ("device", "create", "iso", "gone", "--path", "/nowhere/disc.iso"),
-        ("device", "create", "block", "gone", "--path", "/dev/nothing"),
-        ("device", "delete", device),
-        ("device", "grow", device, "1M"),
-        ("portal", "add", "bad", "192.0.2.1:3260"),
-        ("portal", "remove", "no-such-portal"),
-        ("access", "add", target.name, "allow", "--portal", "no-such-portal"),
-        ("access", "remove", target.name, "42"),
-        ("session", "drop", "65000"),
-        ("settings", "rollback", "999999"),
-        ("chap", "remove", "no-such-user"),
+    nobody = "iqn.2026-11.test:nothing"
+    # Exit code, code of the problem, what must be named; then the command.
+    for code, problem, named, *words in (
+        (1, "not-found", nobody, "target", "show", nobody),
+        (4, "already-exists", target.name, "target", "create", target.name),
+        (1, "invalid-settings", "not an iscsi name", "target", "create", "not an iscsi name"),
+        (1, "not-found", nobody, "target", "delete", nobody),
+        (1, "not-found", "no-such-device", "lun", "add", target.name, "no-such-device"),
+        (4, "in-use", device, "lun", "add", target.name, device, "--number", "9"),
+        (1, "not-found", "LUN 99", "lun", "remove", target.name, "99"),
+        (4, "already-exists", device, "device", "create", "image", device, "--size", "1M"),
+        (1, "invalid-settings", "1000", "device", "create", "image", "odd", "--size", "1000"),
+        (4, "refused", "/nowhere/disc.iso", "device", "create", "iso", "gone", "--path", "/nowhere/disc.iso"),
+        (4, "refused", "/dev/nothing", "device", "create", "block", "gone", "--path", "/dev/nothing"),
+        (4, "in-use", device, "device", "delete", device),
+        (4, "refused", "shrink", "device", "grow", device, "1M"),
+        (4, "refused", "192.0.2.1:3260", "portal", "add", "bad", "192.0.2.1:3260"),
+        (1, "not-found", "no-such-portal", "portal", "remove", "no-such-portal"),
+        (1, "invalid-settings", "no-such-portal", "access", "add", target.name, "allow", "--portal", "no-such-portal"),
+        (1, "not-found", "42", "access", "remove", target.name, "42"),
+        (1, "not-found", "65000", "session", "drop", "65000"),
+        (1, "not-found", "999999", "settings", "rollback", "999999"),
+        (1, "not-found", "no-such-user", "chap", "remove", "no-such-user"),
     ):
-        _fails(context, *words)
+        failure = _fails(context, *words)
+        expect_equal((failure.exit, failure.code), (code, problem), f"how {words} ends: {failure.text}")
+        expect(named in failure.text, f"{named!r} is named after {words}: {failure.text}")
     expect_equal(cli.settings(), before, "settings after refused commands")
     read(log_in(context, target), 0, 1)
 
 
 @case(needs=("sanctum",))
+def test_bad_flags(context: Context) -> None:
+    """A wrong command line of either program is told with what is wrong in it, changes nothing, and ends with 2."""
+    server = sanctum(context)
+    before = server.cli.settings()
+    for named, *words in (
+        ("--nonsense", "status", "--nonsense"),
+        ("nonsense", "nonsense"),
+        ("12Q", "device", "create", "image", "x", "--size", "12Q"),
+        ("--size", "device", "create", "image", "x"),
+        ("sideways", "device", "cache", "x", "sideways"),
+        ("maybe", "target", "update", "x", "--allow-multiple", "maybe"),
+    ):
+        failure = _fails(context, *words)
+        expect_equal(failure.exit, 2, f"exit code of {words}")
+        expect(named in failure.text, f"{named!r} is named: {failure.text}")
+    expect_equal(server.cli.settings(), before, "settings after wrong command lines")
+    fresh = context.directory / "fresh"
+    for named, *words in (
+        ("--nonsense", "run", "--nonsense"),
+        ("nowhere", "init", "--portal", "nowhere"),
+        ("12Q", "init", "--size", "12Q"),
+    ):
+        command = [str(server.programs / "sanctumd"), *words, "--data-dir", str(fresh)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False
+        )
+        expect_equal(done.returncode, 2, f"exit code of {words}: {done.stdout}{done.stderr}")
+        expect(named in done.stdout + done.stderr, f"{named!r} is named: {done.stdout}{done.stderr}")
+        expect(not fresh.exists(), f"{words} left a data directory")
+
+
+@case(needs=("sanctum",))
 def test_weak_secrets_are_refused(context: Context) -> None:
-    """A secret that no initiator would take, or none at all, is refused with the reason."""
-    for secret in ("", "short", "x" * 300):
-        _fails(context, "chap", "add", ports.unique("user"), "--secret-stdin", stdin=secret + "\n")
+    """A secret that no initiator would take, or none at all, is refused with the reason, and no account is made."""
+    cli = sanctum(context).cli
+    before = cli.settings()
+    for secret, reason in (("", "no secret"), ("2short4u", "at least 12"), ("x" * 300, "at most 255")):
+        failure = _fails(context, "chap", "add", ports.unique("user"), "--secret-stdin", stdin=secret + "\n")
+        expect(reason in failure.text, f"{reason!r} is said: {failure.text}")
+        expect(not secret or secret not in failure.text, "the secret itself is told")
+    expect_equal(cli.settings(), before, "settings after refused secrets")
 
 
 @case(needs=("sanctum",))
