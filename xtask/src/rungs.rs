@@ -264,18 +264,21 @@ pub(crate) fn list() {
     }
 }
 
-/// Climbs the ladder, or the rungs in `only`.
+/// Climbs the ladder, or the rungs in `only`, and prints what came of it; whether nothing failed.
 pub(crate) fn test(root: &Path, only: &[String], no_packages: bool) -> Result<bool> {
+    let results = climb_all(root, only, no_packages)?;
+    println!("{}", table(&results));
+    Ok(held(&results))
+}
+
+/// Climbs the ladder, or the rungs in `only`.
+pub(crate) fn climb_all(root: &Path, only: &[String], no_packages: bool) -> Result<Vec<Outcome>> {
     let chosen = choose(only)?;
     ensure_nextest(&chosen)?;
     if !no_packages && chosen.iter().any(|rung| needs_packages(rung.name)) {
         packages::install()?;
     }
-    let results: Vec<Outcome> = chosen
-        .into_iter()
-        .map(|rung| climb(root, rung))
-        .collect::<Result<_>>()?;
-    Ok(report(&results))
+    chosen.into_iter().map(|rung| climb(root, rung)).collect()
 }
 
 /// The checks that change nothing and run nothing.
@@ -384,13 +387,12 @@ pub(crate) fn program(
     Ok((ended, counter.end(ended.success())))
 }
 
-/// Prints the table and the closing line; whether nothing failed.
-pub(crate) fn report(results: &[Outcome]) -> bool {
-    println!(
-        "\n{:<15}{:>9}{:>9}{:>9}{:>10}",
+/// The rungs in a table, and the closing line.
+pub(crate) fn table(results: &[Outcome]) -> String {
+    let mut text = format!(
+        "\n{:<15}{:>9}{:>9}{:>9}{:>10}\n",
         "rung", "passed", "failed", "skipped", "seconds"
     );
-    let mut total = Counts::default();
     for result in results {
         let counts = result.counts;
         let seconds = result.took.as_secs_f64();
@@ -399,14 +401,26 @@ pub(crate) fn report(results: &[Outcome]) -> bool {
         } else {
             ""
         };
-        println!(
-            "{:<15}{:>9}{:>9}{:>9}{seconds:>10.1}{word}",
+        text.push_str(&format!(
+            "{:<15}{:>9}{:>9}{:>9}{seconds:>10.1}{word}\n",
             result.name, counts.passed, counts.failed, counts.skipped
-        );
-        total += counts;
+        ));
     }
-    println!("{total}");
+    text + &total(results).to_string()
+}
+
+/// Whether something was tested and nothing failed.
+pub(crate) fn held(results: &[Outcome]) -> bool {
+    let total = total(results);
     total.failed == 0 && !total.is_empty()
+}
+
+fn total(results: &[Outcome]) -> Counts {
+    let mut total = Counts::default();
+    for result in results {
+        total += result.counts;
+    }
+    total
 }
 
 #[cfg(test)]
