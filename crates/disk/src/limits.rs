@@ -56,7 +56,7 @@ pub const MODE_SYNCS_BEFORE: usize = 2;
 
 /// Seconds a change of the cache mode gives each of them: the first may have all that the page
 /// cache holds to write.
-pub const MODE_SYNC_SECONDS: u64 = 120;
+pub const MODE_SYNC_SECONDS: u64 = 60;
 
 /// How often a change of the cache mode looks whether the kernel has let go of a descriptor.
 pub const MODE_DRAIN_POLL: Duration = Duration::from_millis(1);

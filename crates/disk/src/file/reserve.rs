@@ -4,7 +4,8 @@
 //! One bit per [`RESERVE_GRANULE`] says "reserved since this device was opened". Reserving twice
 //! is harmless; a granule that holds data already costs one call that changes nothing. A write
 //! holds its granules shared from the reservation to the end of the write; what punches holes
-//! or zeroes holds them alone and takes the bits back first. The promise is as good as `fallocate` of the
+//! or zeroes holds them alone and takes the bits back first. A granule that is not whole, because
+//! the device ends in it, never gets its bit. The promise is as good as `fallocate` of the
 //! file system: one that copies on write may need space again to overwrite.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,7 +100,8 @@ impl Core {
                 .allocate(files.file(), AllocateMode::Reserve, at, until - at)
                 .await
             {
-                Ok(()) => reserve.mark(from, to, true),
+                // Not the one that the device ends in: growing adds to it.
+                Ok(()) => reserve.mark(from, until / RESERVE_GRANULE, true),
                 Err(error) if translate(&error, offset) == DiskError::NoSpace => {
                     // No room for whole granules: the blocks themselves may still fit.
                     io.allocate(files.file(), AllocateMode::Reserve, offset, len)

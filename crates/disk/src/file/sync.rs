@@ -136,7 +136,7 @@ impl Core {
             0 => {}
             errno => return Err(failure(io::Error::from_raw_os_error(errno))),
         }
-        rustix::fs::fdatasync(&self.anchor).map_err(|errno| {
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.anchor)).map_err(|errno| {
             let source = io::Error::from(errno);
             self.syncs.fail(&source);
             failure(source)

@@ -124,6 +124,27 @@ fn space_before_promise() {
     }
 }
 
+/// What growing adds to the granule that the device ended in is reserved like the rest.
+#[test]
+fn space_before_promise_behind_the_old_end() {
+    for mut shard in shards() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let shape = Shape::thin(RESERVE_GRANULE / 4);
+        shape.create(&path);
+        let disk = shape.open(&path, CacheMode::WriteBack);
+        shard.run(&disk, write(0, &fill(1, 512), false)).unwrap();
+        assert!(space_of(&path) >= RESERVE_GRANULE / 4);
+        disk.grow(Some(2 * RESERVE_GRANULE)).unwrap();
+        let behind = RESERVE_GRANULE / 2;
+        shard
+            .run(&disk, write(behind, &fill(2, 512), false))
+            .unwrap();
+        assert!(space_of(&path) >= RESERVE_GRANULE, "{}", space_of(&path));
+        assert_eq!(shard.bytes(&disk, behind, 512), fill(2, 512));
+    }
+}
+
 #[test]
 fn growing_into_a_full_disk_changes_nothing() {
     if !root("a full tmpfs") {
