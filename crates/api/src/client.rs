@@ -10,16 +10,17 @@ use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::{Portal, Target};
+use crate::config::{Authentication, Portal, Target};
 use crate::limits;
 use crate::path::url;
 use crate::request::{
-    Change, DeviceChange, DeviceRemoval, EventQuery, Export, MoveRule, NewAccount, NewDevice,
-    NewLun, NewRule, NewSecret, PortalChange, Rollback, SettingsText, TargetChange, TaskQuery,
+    Change, DeviceChange, DeviceRemoval, EventQuery, Export, LunChange, MoveRule, NewAccount,
+    NewDevice, NewLun, NewRule, NewSecret, PortalChange, Rollback, SettingsText, TargetChange,
+    TaskQuery,
 };
 use crate::view::{
-    AccountView, Applied, DeviceView, Difference, HistoryEntry, LunAdded, PortalView, RuleView,
-    SecretStored, SessionInfo, SettingsApplied, SettingsShown, Status, TargetView, Task,
+    AccountView, Applied, DeviceView, Difference, HistoryEntry, LunAdded, NextEvents, PortalView,
+    RuleView, SecretStored, SessionInfo, SettingsApplied, SettingsShown, Status, TargetView, Task,
 };
 use crate::{Code, Problem};
 
@@ -378,6 +379,34 @@ impl Client {
     /// Events, oldest first.
     pub async fn events(&self, query: &EventQuery) -> Result<Vec<events::Event>, ClientError> {
         self.read(&["events"], Some(query)).await
+    }
+
+    /// Events after a number as soon as there are any; none when none came within
+    /// [`EVENT_WAIT_MAX`](crate::limits::EVENT_WAIT_MAX).
+    pub async fn next_events(&self, query: &EventQuery) -> Result<NextEvents, ClientError> {
+        self.read(&["events", "next"], Some(query)).await
+    }
+
+    /// What initiators prove before they are told which targets there are.
+    pub async fn discovery(&self) -> Result<Authentication, ClientError> {
+        self.read(&["discovery"], NOTHING).await
+    }
+
+    /// Sets what initiators prove in discovery; an empty proof is none.
+    pub async fn set_discovery(&self, proof: &Authentication) -> Result<Applied, ClientError> {
+        self.change(Method::PUT, &["discovery"], Some(proof)).await
+    }
+
+    /// Changes a LUN.
+    pub async fn change_lun(
+        &self,
+        target: &str,
+        number: u16,
+        to: LunChange,
+    ) -> Result<Applied, ClientError> {
+        let number = number.to_string();
+        let place = ["targets", target, "luns", &number];
+        self.change(Method::PATCH, &place, Some(&to)).await
     }
 
     async fn read<Q, A>(&self, segments: &[&str], query: Option<&Q>) -> Result<A, ClientError>

@@ -24,6 +24,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
+
 pub mod client;
 pub mod limits;
 pub mod path;
@@ -47,8 +49,36 @@ pub mod config {
 /// Where every path of this version starts.
 pub const PREFIX: &str = "/api/v1";
 
-/// Where the socket is when nothing else is said: made by the service manager for the system service.
-pub const DEFAULT_SOCKET: &str = "/run/sanctum/api.sock";
+/// Where a socket is that a group is to reach: outside of the data directory, which is private.
+pub const SHARED_SOCKET: &str = "/run/sanctum/api.sock";
+
+/// The data directory when nothing else is said: `/var/lib/sanctum` for root, the user's own data
+/// directory for others.
+pub fn default_data_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/sanctum");
+    }
+    let own = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    own.or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
+        .map_or_else(
+            || PathBuf::from("sanctum-data"),
+            |base| base.join("sanctum"),
+        )
+}
+
+/// The socket that a client tries when nothing else is said: that of the default data directory, or
+/// the shared one where only that is there.
+pub fn default_socket() -> PathBuf {
+    let own = default_data_dir().join(SOCKET_NAME);
+    let shared = Path::new(SHARED_SOCKET);
+    if !own.exists() && shared.exists() {
+        shared.to_owned()
+    } else {
+        own
+    }
+}
 
 /// Name of the socket inside a data directory.
 pub const SOCKET_NAME: &str = "api.sock";

@@ -24,6 +24,9 @@ pub const EVENTS_PER_PAGE_MAX: usize = 1000;
 /// Longest that a request for a task waits for its next change before it answers with what there is.
 pub const TASK_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Longest that a request for the next events waits before it answers with none.
+pub const EVENT_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// Longest that the service works on one request. Applying settings opens devices, which can take
 /// seconds each on a tired disk.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(120);
@@ -32,6 +35,7 @@ pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(120);
 /// service's own words about the delay arrive.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(130);
 
+const _: () = assert!(EVENT_WAIT_MAX.as_secs() < REQUEST_TIME_MAX.as_secs());
 const _: () = assert!(TASK_WAIT_MAX.as_secs() < REQUEST_TIME_MAX.as_secs());
 const _: () = assert!(REQUEST_TIME_MAX.as_secs() < ANSWER_TIME_MAX.as_secs());
 const _: () = assert!(SETTINGS_BYTES_MAX * 2 <= SETTINGS_BODY_BYTES_MAX);

@@ -62,6 +62,14 @@ pub struct NewLun {
     pub read_only: bool,
 }
 
+/// What to change of a LUN.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LunChange {
+    /// Nobody writes through this LUN.
+    pub read_only: bool,
+}
+
 /// A device to add.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -94,6 +102,9 @@ pub struct DeviceChange {
     /// Told to initiators as removable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub removable: Option<bool>,
+    /// Tell initiators of physical blocks larger than the logical ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub physical_blocks: Option<bool>,
 }
 
 /// Query of a device's removal.

@@ -198,6 +198,17 @@ pub struct HistoryEntry {
     pub active: bool,
 }
 
+/// Events after a number, once there are some.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NextEvents {
+    /// Those that the query wants, oldest first; none where none came in time.
+    pub events: Vec<events::Event>,
+    /// The number to ask after next: of the last event looked at, wanted or not.
+    pub last_id: u64,
+    /// Events that were overwritten before they could be looked at.
+    pub missed: u64,
+}
+
 /// How a task stands.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]

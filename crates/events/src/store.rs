@@ -190,14 +190,6 @@ impl Store {
         self.shared.state.lock().ring.query(filter)
     }
 
-    /// What [`Store::query`] finds, as an indented JSON array.
-    ///
-    /// # Errors
-    /// None in practice: events are plain text and numbers. Passed on rather than hidden.
-    pub fn export_json(&self, filter: &Filter) -> Result<String, serde_json::Error> {
-        serde_json::to_string_pretty(&self.query(filter))
-    }
-
     /// Follows events recorded from now on, or (for a reader that comes back) after a number.
     ///
     /// # Errors

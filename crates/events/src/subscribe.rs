@@ -85,6 +85,11 @@ impl Subscription {
         })
     }
 
+    /// Number of the last event delivered; before the first, of the one it follows after.
+    pub const fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
     /// The next delivery, if there is one now.
     pub fn try_next(&mut self) -> Option<Delivery> {
         let shared = Arc::clone(&self.shared);

@@ -7,7 +7,7 @@ use api::request::Change;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    access, chap, device, event, lun, portal, session, settings, setup, status, target,
+    access, chap, device, discovery, event, lun, portal, session, settings, setup, status, target,
 };
 use crate::failure::Failure;
 use crate::output::{Format, Output};
@@ -29,15 +29,10 @@ pub(crate) struct Cli {
     )]
     pub(crate) output: Format,
 
-    /// Socket of the service
-    #[arg(
-        long,
-        global = true,
-        env = "SANCTUM_SOCKET",
-        default_value = api::DEFAULT_SOCKET,
-        value_name = "PATH"
-    )]
-    socket: PathBuf,
+    /// Socket of the service (default: api.sock in the data directory that setup proposes, else
+    /// /run/sanctum/api.sock)
+    #[arg(long, global = true, env = "SANCTUM_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
 
     /// Why a change is made; kept in the settings history and the events
     #[arg(long, global = true, value_name = "TEXT")]
@@ -66,6 +61,9 @@ enum Noun {
     /// Accounts that initiators and targets prove themselves with
     #[command(subcommand)]
     Chap(chap::Command),
+    /// What initiators prove before they are told which targets there are
+    #[command(subcommand)]
+    Discovery(discovery::Command),
     /// Which initiators may use a target
     #[command(subcommand)]
     Access(access::Command),
@@ -99,7 +97,8 @@ impl Cli {
             reason: self.reason,
             expect: None,
         };
-        let client = Client::new(self.socket)?.with_change(change);
+        let client =
+            Client::new(self.socket.unwrap_or_else(api::default_socket))?.with_change(change);
         let context = Context { client, output };
         match self.noun {
             Noun::Status => status::run(&context).await,
@@ -108,6 +107,7 @@ impl Cli {
             Noun::Device(command) => command.run(&context).await,
             Noun::Portal(command) => command.run(&context).await,
             Noun::Chap(command) => command.run(&context).await,
+            Noun::Discovery(command) => command.run(&context).await,
             Noun::Access(command) => command.run(&context).await,
             Noun::Session(command) => command.run(&context).await,
             Noun::Settings(command) => command.run(context).await,
@@ -169,6 +169,9 @@ mod tests {
             "settings rollback yesterday",
             "event list --severity loud",
             "status --output yaml",
+            "device update d --removable perhaps",
+            "lun update t 0",
+            "event follow --limit 0",
             "frobnicate",
         ] {
             let words = std::iter::once("sanctum").chain(line.split_whitespace());

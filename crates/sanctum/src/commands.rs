@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod chap;
 pub(crate) mod device;
+pub(crate) mod discovery;
 pub(crate) mod event;
 pub(crate) mod lun;
 pub(crate) mod portal;

@@ -116,14 +116,24 @@ fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
     text(&line)
 }
 
+/// A line of a table whose end is not known: cells with blanks between them.
+pub(crate) fn line(cells: &[String]) -> String {
+    let cells: Vec<String> = cells.iter().map(|cell| visible(cell)).collect();
+    cells.join("  ")
+}
+
 /// Writes to standard output. A reader that has read enough (`| head`) is no failure.
 pub(crate) fn text(text: &str) -> Result<(), Failure> {
+    still_read(text).map(|_| ())
+}
+
+/// Writes to standard output; false when nobody reads it any more.
+pub(crate) fn still_read(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::local("cannot write to standard output", &error))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::local("cannot write to standard output", &error)),
     }
 }
 

@@ -84,12 +84,23 @@ pub(crate) enum Ring {
     Epoll,
 }
 
+/// What a host does.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Role {
+    /// Serves LUNs to initiators
+    #[default]
+    San,
+}
+
 /// What to make.
 #[derive(Args, Debug)]
 pub(crate) struct Init {
     /// Directory for everything the service keeps
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    /// What this host does; kept in the settings
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) role: Role,
     /// Address and port that initiators connect to; the next free port is taken where this one is not
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3260")]
     pub(crate) portal: SocketAddr,

@@ -4,7 +4,7 @@
 //! DATA_DIR/            0700
 //!   lock               held (flock) while a service runs
 //!   settings/          crate settings: current.toml, generations/
-//!   secrets.toml       0600, crate settings
+//!   secrets/           0700, crate settings: secrets.toml, 0600
 //!   events/            crate events
 //!   images/            image files made without a path of their own
 //!   devices/           crate disk: identity and reservations of devices without a place beside them

@@ -19,7 +19,7 @@ use target::config::{
 use target::provision;
 
 use crate::admin;
-use crate::cli::Init;
+use crate::cli::{Init, Role};
 use crate::data_dir::DataDir;
 use crate::peer::Caller;
 use crate::{limits, trouble};
@@ -226,6 +226,9 @@ fn document(wanted: &Init, port: u16, (path, size): (PathBuf, u64)) -> Document 
             .collect(),
     });
     document.service.name = host;
+    document.service.role = match wanted.role {
+        Role::San => settings::Role::San,
+    };
     document
 }
 

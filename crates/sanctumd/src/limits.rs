@@ -33,9 +33,18 @@ pub(crate) const NOTICES_WAITING: usize = target::limits::NOTICES;
 /// How often the event store sums up and retries.
 pub(crate) const EVENT_TICK: Duration = Duration::from_secs(1);
 
-/// Time for the data path to end its sessions and flush at a stop. It can be long: a flush of a
-/// write-back device writes what the page cache holds.
+/// Time for tasks, a change in progress and the data path to end at a stop: somewhat more than the
+/// data path's own bounds (`target::limits`: twice `DRAIN_TIME_MAX`, and `FLUSH_TIME_MAX`).
 pub(crate) const STOP_TIME_MAX: Duration = Duration::from_secs(80);
+
+/// Time for the last events to reach the disk at a stop.
+pub(crate) const EVENTS_SYNC_MAX: Duration = Duration::from_secs(5);
+
+/// Time for what waits for a disk to be left behind at the end of the process.
+pub(crate) const LEAVE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Pause before the next try where no connection could be accepted.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Time for requests on the socket to end at a stop.
 pub(crate) const REQUESTS_END_MAX: Duration = Duration::from_secs(5);
@@ -49,5 +58,9 @@ pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Most that is read of the system's user and group files, in bytes.
 pub(crate) const ACCOUNTS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+const _: () = assert!(
+    2 * target::limits::DRAIN_TIME_MAX.as_secs() + target::limits::FLUSH_TIME_MAX.as_secs()
+        < STOP_TIME_MAX.as_secs()
+);
 const _: () = assert!(HEAD_BYTES_MAX >= 8192);
 const _: () = assert!(TASKS_RUNNING_MAX < TASKS_KEPT);

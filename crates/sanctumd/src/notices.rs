@@ -17,8 +17,10 @@ fn draft(notice: &Notice) -> Draft {
         notice.subject(),
         &notice.to_string(),
     );
-    if let Some(next_step) = notice.next_step() {
-        draft = draft.next_step(next_step);
+    let next_step = [notice.next_step().map(str::to_owned), command(notice)];
+    let next_step: Vec<String> = next_step.into_iter().flatten().collect();
+    if !next_step.is_empty() {
+        draft = draft.next_step(&next_step.join(": "));
     }
     match notice {
         // A device that fails tells so once for each change of its state; an initiator cannot make it.
@@ -26,6 +28,21 @@ fn draft(notice: &Notice) -> Draft {
             draft
         }
         _ => draft.provoked(),
+    }
+}
+
+/// What to type for the next step. The service below knows no command line.
+fn command(notice: &Notice) -> Option<String> {
+    match notice {
+        Notice::LoginRefused { target, .. } => {
+            Some(format!("sanctum access list {target}; sanctum chap list"))
+        }
+        Notice::DeviceFailed { device, .. } => Some(format!("sanctum device load {device}")),
+        Notice::DeviceStuck { device } | Notice::DiskError { device, .. } => {
+            Some(format!("sanctum device show {device}"))
+        }
+        Notice::PortalFailed { .. } => Some("sanctum portal list".to_owned()),
+        _ => None,
     }
 }
 
@@ -66,7 +83,13 @@ mod tests {
         let recorded = events.query(&events::Filter::default());
         let codes: Vec<_> = recorded.iter().map(|event| event.code.as_str()).collect();
         assert_eq!(codes, ["login-refused", "device-failed"]);
-        assert!(recorded.iter().all(|event| event.next_step.is_some()));
+        let step = |n: usize| recorded[n].next_step.clone().unwrap_or_default();
+        assert!(
+            step(0).contains("sanctum access list iqn.2026-11.c:d"),
+            "{}",
+            step(0)
+        );
+        assert!(step(1).contains("sanctum device load d0"), "{}", step(1));
         assert_eq!(recorded[1].severity, events::Severity::Error);
     }
 

@@ -12,11 +12,17 @@ use tokio::net::UnixStream;
 
 use crate::limits;
 
+/// Who is at the other end of a connection, as the kernel knew it when it was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    uid: u32,
+    gid: u32,
+    pid: Option<i32>,
+}
+
 /// A user of the host that sent a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Caller {
-    /// User id.
-    pub(crate) uid: u32,
     /// User name, or `uid N` where there is none.
     pub(crate) name: String,
     /// They may use the service.
@@ -26,23 +32,33 @@ pub(crate) struct Caller {
 /// A group by its number.
 pub(crate) type Gid = u32;
 
-impl Caller {
+impl Peer {
     /// The peer of a connection. `None` when the kernel does not tell.
-    pub(crate) fn of(stream: &UnixStream, group: Option<Gid>) -> Option<Self> {
+    pub(crate) fn of(stream: &UnixStream) -> Option<Self> {
         let peer = stream.peer_cred().ok()?;
-        let uid = peer.uid();
+        Some(Self {
+            uid: peer.uid(),
+            gid: peer.gid(),
+            pid: peer.pid(),
+        })
+    }
+
+    /// What they may do now, when the service is open to `group`. Asked for each request: a
+    /// connection that stays open does not keep a right that was taken away.
+    pub(crate) fn caller(self, group: Option<Gid>) -> Caller {
+        let Self { uid, gid, pid } = self;
         let name = user_name(uid);
         let member = |group| {
-            peer.gid() == group
-                || peer
-                    .pid()
-                    .is_some_and(|pid| process_groups(pid, uid).contains(&group))
+            gid == group
+                || pid.is_some_and(|pid| process_groups(pid, uid).contains(&group))
                 || is_member(&name, group)
         };
         let allowed = uid == 0 || uid == geteuid().as_raw() || group.is_some_and(member);
-        Some(Self { uid, name, allowed })
+        Caller { name, allowed }
     }
+}
 
+impl Caller {
     /// The user that this process runs for: who called sudo, where somebody did.
     pub(crate) fn this_user() -> String {
         let own = user_name(rustix::process::getuid().as_raw());
@@ -149,8 +165,20 @@ mod tests {
     #[tokio::test]
     async fn this_process_is_let_in() {
         let (a, _b) = UnixStream::pair().unwrap();
-        let caller = Caller::of(&a, None).unwrap();
-        assert_eq!(caller.uid, geteuid().as_raw());
-        assert!(caller.allowed);
+        let peer = Peer::of(&a).unwrap();
+        assert_eq!(peer.uid, geteuid().as_raw());
+        assert!(peer.caller(None).allowed);
+    }
+
+    #[test]
+    fn a_right_goes_with_the_group_that_gave_it() {
+        let stranger = Peer {
+            uid: u32::MAX - 1,
+            gid: 4711,
+            pid: None,
+        };
+        assert!(!stranger.caller(None).allowed);
+        assert!(stranger.caller(Some(4711)).allowed);
+        assert!(!stranger.caller(Some(4712)).allowed);
     }
 }

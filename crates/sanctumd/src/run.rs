@@ -51,8 +51,9 @@ pub(crate) fn run(flags: &Run) -> Result<(), Problem> {
         events,
     };
     let result = runtime.block_on(Box::pin(serve(flags, opened, &loaded)));
-    // A disk that does not answer must not keep the process: what waits for it is left behind.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    // A disk that does not answer must not keep the process: what waits for it is left behind, here
+    // and (threads of the data path) when the process ends.
+    runtime.shutdown_timeout(limits::LEAVE_TIME_MAX);
     result
 }
 
@@ -105,6 +106,7 @@ fn raise_descriptor_limit() {
     }
 }
 
+/// Serves; an error may be what had not ended at the stop.
 async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Problem> {
     raise_descriptor_limit();
     let mut signals = Signals::catch()?;
@@ -124,7 +126,7 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
     if let Err(error) = serving.await {
         tracing::error!(%error, "the management socket's server broke off");
     }
-    admin.stop(limits::STOP_TIME_MAX).await;
+    let stopped = admin.stop(limits::STOP_TIME_MAX).await;
     drop(admin);
     // The data path's notices are all recorded before the last event; it held the sender.
     let recorded = tokio::time::timeout(limits::REQUESTS_END_MAX, recorder);
@@ -132,12 +134,33 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
         tracing::warn!("the data path still holds on; its last notices are not recorded");
     }
     ticker.abort();
-    let message = format!("The service stopped: {cause}");
-    events.record(Draft::info("service-stopped", "sanctumd", &message));
-    if let Err(error) = events.sync() {
-        tracing::warn!(%error, "the last events are not on disk");
+    let last = last_words(cause, stopped.as_ref().err());
+    // Recording writes, too: a data directory on a stuck disk must not keep the process.
+    let written = admin::blocking(move || {
+        events.record(last);
+        events.sync()
+    });
+    match tokio::time::timeout(limits::EVENTS_SYNC_MAX, written).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "the last events are not on disk"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("the last events are not on disk"),
     }
-    Ok(())
+    stopped
+}
+
+fn last_words(cause: &str, left: Option<&Problem>) -> Draft {
+    let message = format!("The service stopped: {cause}");
+    match left {
+        None => Draft::info("service-stopped", "sanctumd", &message),
+        Some(left) => Draft::new(
+            events::Severity::Error,
+            "service-stopped",
+            "sanctumd",
+            &message,
+        )
+        .cause(&left.what)
+        .next_step(&left.next_step),
+    }
 }
 
 /// Starts the data path, then opens the socket: who can connect finds everything there.
@@ -162,7 +185,9 @@ async fn open(
     let (door, listener) = match open_door(flags, &dir, &loaded.document) {
         Ok(opened) => opened,
         Err(problem) => {
-            service.shutdown().await;
+            if let Err(left) = service.shutdown().await {
+                tracing::error!(%left, "stopping");
+            }
             return Err(problem);
         }
     };
@@ -194,7 +219,7 @@ fn open_door(
         tracing::warn!(
             socket = %socket.path().display(),
             "the group of service.api_group cannot reach a socket inside the data directory; use --socket {}",
-            api::DEFAULT_SOCKET
+            api::SHARED_SOCKET
         );
     }
     let listener = socket

@@ -3,6 +3,7 @@
 mod access;
 mod chap;
 mod devices;
+mod discovery;
 mod document;
 mod events;
 mod extract;
@@ -32,7 +33,7 @@ use tower::ServiceExt as _;
 
 use crate::admin::Admin;
 use crate::limits;
-use crate::peer::Caller;
+use crate::peer::{Caller, Peer};
 
 /// A problem as an answer.
 #[derive(Debug)]
@@ -66,7 +67,10 @@ fn router(admin: Admin) -> Router {
                 .delete(targets::remove),
         )
         .route("/targets/{name}/luns", post(luns::add))
-        .route("/targets/{name}/luns/{number}", delete(luns::remove))
+        .route(
+            "/targets/{name}/luns/{number}",
+            patch(luns::change).delete(luns::remove),
+        )
         .route(
             "/targets/{name}/access",
             get(access::list).post(access::add),
@@ -97,6 +101,7 @@ fn router(admin: Admin) -> Router {
         .route("/chap", get(chap::list).post(chap::add))
         .route("/chap/{user}", delete(chap::remove))
         .route("/chap/{user}/secret", put(chap::set_secret))
+        .route("/discovery", get(discovery::show).put(discovery::set))
         .route("/sessions", get(sessions::list))
         .route("/sessions/{tsih}", delete(sessions::end))
         .route("/settings", get(document::show))
@@ -108,6 +113,7 @@ fn router(admin: Admin) -> Router {
         )
         .route("/settings/rollback", post(document::roll_back))
         .route("/events", get(events::list))
+        .route("/events/next", get(events::next))
         .route("/tasks", get(tasks::list))
         .route("/tasks/{id}", get(tasks::show).delete(tasks::cancel))
         .layer(DefaultBodyLimit::max(api::limits::BODY_BYTES_MAX));
@@ -194,14 +200,13 @@ pub(crate) async fn serve(
             Err(error) => {
                 // Out of descriptors: those in use come back when their connections end.
                 tracing::warn!(%error, "cannot accept on the management socket");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let caller = Caller::of(&stream, admin.door().group());
-        let (router, stop) = (router.clone(), stop.clone());
+        let (admin, router, stop) = (admin.clone(), router.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, caller, router, stop).await;
+            connection(stream, admin, router, stop).await;
             drop(place);
         });
     }
@@ -234,13 +239,15 @@ async fn next(
 
 async fn connection(
     stream: UnixStream,
-    caller: Option<Caller>,
+    admin: Admin,
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
+    let peer = Peer::of(&stream);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        if let Some(caller) = &caller {
-            request.extensions_mut().insert(caller.clone());
+        if let Some(peer) = peer {
+            let caller = peer.caller(admin.door().group());
+            request.extensions_mut().insert(caller);
         }
         router.clone().oneshot(request.map(Body::new))
     });

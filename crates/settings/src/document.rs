@@ -45,6 +45,8 @@ impl Default for Document {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServiceSettings {
+    /// What this host does.
+    pub role: Role,
     /// Label of this host in listings, events and identities; 1 to 64 letters, digits, `-`, `_`, `.`.
     pub name: String,
     /// Threads of the data path; 0 is one per core.
@@ -61,6 +63,7 @@ pub struct ServiceSettings {
 impl Default for ServiceSettings {
     fn default() -> Self {
         Self {
+            role: Role::San,
             name: "sanctum".to_owned(),
             shards: 0,
             ring: Ring::Auto,
@@ -68,6 +71,15 @@ impl Default for ServiceSettings {
             api_group: None,
         }
     }
+}
+
+/// What a host does. Each role is a process of its own; further ones come with their systems.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Serves LUNs to initiators.
+    #[default]
+    San,
 }
 
 /// How the data path talks to the kernel.

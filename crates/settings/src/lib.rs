@@ -84,7 +84,7 @@ mod tests;
 
 pub use change::{ActivateError, Check, CommitError, Plan, ProposeError, StageError, Staged};
 pub use diff::Change;
-pub use document::{Document, Ring, ServiceSettings, VERSION, WriteError};
+pub use document::{Document, Ring, Role, ServiceSettings, VERSION, WriteError};
 pub use export::{ExportError, ImportError, Imported, SealedSecrets, export, import};
 pub use parse::parse;
 pub use problem::{CheckError, Problem, Problems};

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::cli::Context;
 use crate::commands::yes_no;
 use crate::failure::Failure;
-use crate::{progress, size};
+use crate::{limits, progress, size};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -49,6 +49,17 @@ pub(crate) enum Command {
         /// Several at once (true) or one (false)
         #[arg(long, value_name = "BOOL")]
         asynchronous: Option<bool>,
+    },
+    /// Changes what initiators are told of a device
+    Update {
+        /// Name
+        name: String,
+        /// The medium can be ejected (true) or not (false)
+        #[arg(long, value_name = "BOOL")]
+        removable: Option<bool>,
+        /// Tells of physical blocks larger than the logical ones (true) or hides them (false)
+        #[arg(long, value_name = "BOOL")]
+        physical_blocks: Option<bool>,
     },
     /// Loads the medium of a removable device, retries one that failed, or accepts an empty RAM disk
     Load {
@@ -145,9 +156,6 @@ pub(crate) struct Image {
     common: Common,
 }
 
-/// Operations at once when nothing else is said.
-const DEPTH: u16 = 128;
-
 #[derive(Args, Debug)]
 pub(crate) struct Common {
     /// Cache mode
@@ -160,7 +168,7 @@ pub(crate) struct Common {
     #[arg(long)]
     synchronous: bool,
     /// Operations at once, 1 to 1024
-    #[arg(long, value_name = "N", default_value_t = DEPTH, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = limits::DEPTH_DEFAULT, value_parser = clap::value_parser!(u16).range(1..=1024))]
     queue_depth: u16,
     /// Tells initiators nothing of physical blocks larger than the logical ones
     #[arg(long)]
@@ -233,6 +241,18 @@ impl Command {
                 let to = DeviceChange {
                     queue_depth: depth,
                     asynchronous,
+                    ..DeviceChange::default()
+                };
+                change(context, &name, &to).await
+            }
+            Self::Update {
+                name,
+                removable,
+                physical_blocks,
+            } => {
+                let to = DeviceChange {
+                    removable,
+                    physical_blocks,
                     ..DeviceChange::default()
                 };
                 change(context, &name, &to).await
@@ -355,7 +375,7 @@ impl Default for Common {
             cache: Mode::None,
             removable: false,
             synchronous: false,
-            queue_depth: DEPTH,
+            queue_depth: limits::DEPTH_DEFAULT,
             hide_physical_blocks: false,
         }
     }
@@ -379,7 +399,7 @@ async fn change(context: &Context, name: &str, to: &DeviceChange) -> Result<(), 
     if *to == DeviceChange::default() {
         return Err(Failure::usage(
             "nothing to change",
-            "see sanctum device queue --help",
+            "name what is to change; see --help",
         ));
     }
     let applied = context.client.change_device(name, to).await?;
@@ -498,14 +518,27 @@ fn show(context: &Context, view: &DeviceView) -> Result<(), Failure> {
         ("cache", device.cache.to_string()),
         ("queue", queue),
         ("removable", yes_no(device.removable)),
+        ("physical blocks", told(device.physical_blocks)),
     ];
     if let Some(lun) = &view.lun {
         fields.push(("exposed as", format!("{} LUN {}", lun.target, lun.number)));
     }
     if let Some(live) = &view.live {
         fields.extend(live_fields(live));
+        if !live.notes.is_empty() {
+            fields.push(("note", live.notes.join("\n")));
+        }
     }
     context.output.one(view, fields)
+}
+
+fn told(physical_blocks: bool) -> String {
+    let told = if physical_blocks {
+        "told as they are"
+    } else {
+        "hidden"
+    };
+    told.to_owned()
 }
 
 fn live_fields(live: &DeviceInfo) -> Vec<(&'static str, String)> {

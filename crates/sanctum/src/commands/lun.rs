@@ -1,7 +1,7 @@
 //! `sanctum lun`: devices exposed under a target.
 
-use api::request::NewLun;
-use clap::Subcommand;
+use api::request::{LunChange, NewLun};
+use clap::{ArgAction, Subcommand};
 use serde::Serialize;
 
 use crate::cli::Context;
@@ -26,6 +26,16 @@ pub(crate) enum Command {
         number: Option<u16>,
         /// Nobody writes through this LUN
         #[arg(long)]
+        read_only: bool,
+    },
+    /// Changes a LUN
+    Update {
+        /// Target by name
+        target: String,
+        /// Number of the LUN
+        number: u16,
+        /// Nobody writes through this LUN (true), or those that may (false)
+        #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
         read_only: bool,
     },
     /// Removes a LUN; its device and the sessions of the target stay
@@ -64,6 +74,17 @@ impl Command {
                 let added = context.client.add_lun(&target, &lun).await?;
                 let sentence = format!("device {} is LUN {} of {target}", lun.device, added.number);
                 context.output.done(&added, &sentence)
+            }
+            Self::Update {
+                target,
+                number,
+                read_only,
+            } => {
+                let to = LunChange { read_only };
+                let applied = context.client.change_lun(&target, number, to).await?;
+                let how = if read_only { "read-only" } else { "writable" };
+                let sentence = format!("LUN {number} of {target} is {how}");
+                context.output.done(&applied, &sentence)
             }
             Self::Remove { target, number } => {
                 let applied = context.client.remove_lun(&target, number).await?;

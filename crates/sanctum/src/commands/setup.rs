@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use api::view::SetupReport;
 use api::{Code, Problem};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::commands::portal;
 use crate::failure::Failure;
@@ -22,8 +22,8 @@ use crate::{limits, prompt, size};
 
 #[derive(Args, Debug)]
 pub(crate) struct Setup {
-    /// What this host does
-    #[arg(long, value_enum)]
+    /// What this host does: san (serves LUNs to initiators); kept in the settings
+    #[arg(long, value_name = "ROLE", value_parser = role)]
     role: Option<Role>,
     /// Directory for everything the service keeps
     #[arg(long, value_name = "DIR")]
@@ -43,14 +43,28 @@ pub(crate) struct Setup {
 }
 
 /// What a host does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Role {
     /// Serves LUNs to initiators
     San,
 }
 
+/// Roles of later releases.
+const ROLES_TO_COME: [&str; 3] = ["node", "branch", "witness"];
+
+fn role(text: &str) -> Result<Role, String> {
+    match text.to_lowercase().as_str() {
+        "san" => Ok(Role::San),
+        later if ROLES_TO_COME.contains(&later) => Err(format!(
+            "this release does not have the role `{later}` yet; it has san"
+        )),
+        _ => Err("there is no such role; this release has san".to_owned()),
+    }
+}
+
 /// The answers.
 struct Answers {
+    role: Role,
     data_dir: PathBuf,
     address: SocketAddr,
     interface: Option<String>,
@@ -73,7 +87,8 @@ impl Setup {
 
     fn defaults(self) -> Answers {
         Answers {
-            data_dir: self.data_dir.unwrap_or_else(default_data_dir),
+            role: self.role.unwrap_or(Role::San),
+            data_dir: self.data_dir.unwrap_or_else(api::default_data_dir),
             address: self.address.unwrap_or_else(default_address),
             interface: self.interface,
             size: self.size,
@@ -89,12 +104,10 @@ impl Setup {
                 "give --non-interactive, with --data-dir and --address where the defaults do not do",
             ));
         }
-        if self.role.is_none() {
-            prompt::ask("Role of this host (san)", "san", |text| {
-                Role::from_str(text, true)
-                    .map_err(|_| "san is the one role there is yet".to_owned())
-            })?;
-        }
+        let role = match self.role {
+            Some(role) => role,
+            None => prompt::ask("Role of this host (san)", "san", role)?,
+        };
         let bound = match (self.interface, self.address) {
             (None, None) => prompt::ask(
                 &format!(
@@ -122,7 +135,7 @@ impl Setup {
         let data_dir = match self.data_dir {
             Some(dir) => dir,
             None => {
-                let default = default_data_dir().display().to_string();
+                let default = api::default_data_dir().display().to_string();
                 prompt::ask(
                     "Directory for everything the service keeps",
                     &default,
@@ -131,6 +144,7 @@ impl Setup {
             }
         };
         Ok(Answers {
+            role,
             data_dir,
             address,
             interface: bound,
@@ -141,21 +155,6 @@ impl Setup {
 
 fn default_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], portal::PORT))
-}
-
-/// `/var/lib/sanctum` for root, the user's own data directory for others.
-fn default_data_dir() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/var/lib/sanctum");
-    }
-    let own = std::env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
-    own.or_else(|| std::env::home_dir().map(|home| home.join(".local/share")))
-        .map_or_else(
-            || PathBuf::from("sanctum-data"),
-            |base| base.join("sanctum"),
-        )
 }
 
 fn interfaces() -> Vec<String> {
@@ -209,6 +208,10 @@ fn init(answers: &Answers) -> Result<SetupReport, Failure> {
         .args(["init", "--output", "json", "--data-dir"])
         .arg(&answers.data_dir)
         .args([
+            "--role",
+            match answers.role {
+                Role::San => "san",
+            },
             "--portal",
             &answers.address.to_string(),
             "--size",
@@ -311,7 +314,7 @@ mod tests {
             portal: Some(([127, 0, 0, 1], 3261).into()),
             target: Some("iqn.2026-11.local.sanctum:host-1f2e".to_owned()),
             user: Some("initiator".to_owned()),
-            secrets_file: "/var/lib/sanctum/secrets.toml".into(),
+            secrets_file: "/var/lib/sanctum/secrets/secrets.toml".into(),
             socket: "/var/lib/sanctum/api.sock".into(),
             notes: vec!["port 3260 is taken; the portal is on 3261".to_owned()],
         }
@@ -323,7 +326,7 @@ mod tests {
         portal     127.0.0.1:3261
         target     iqn.2026-11.local.sanctum:host-1f2e
         CHAP user  initiator
-        secrets    /var/lib/sanctum/secrets.toml (readable by its owner only)
+        secrets    /var/lib/sanctum/secrets/secrets.toml (readable by its owner only)
         data       /var/lib/sanctum
         note: port 3260 is taken; the portal is on 3261
 
@@ -337,6 +340,13 @@ mod tests {
     #[test]
     fn a_second_run_prints_the_same() {
         assert_eq!(show(&report(true)), show(&report(false)));
+    }
+
+    #[test]
+    fn roles_that_are_there_and_those_to_come() {
+        assert_eq!(role("SAN"), Ok(Role::San));
+        assert!(role("node").unwrap_err().contains("yet"));
+        assert!(role("nas").unwrap_err().contains("no such role"));
     }
 
     #[test]

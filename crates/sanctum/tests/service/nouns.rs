@@ -60,6 +60,125 @@ fn devices_and_luns() {
 }
 
 #[test]
+fn what_initiators_are_told_can_be_changed_later() {
+    let site = Site::new();
+    let service = site.start();
+    let target = site.target();
+    service
+        .run("device update disk0 --removable true --physical-blocks false")
+        .ok();
+    let shown = service.json("device show disk0");
+    assert_eq!(
+        (&shown["removable"], &shown["physical_blocks"]),
+        (&json!(true), &json!(false))
+    );
+    // The data path follows: a medium that was fixed can be ejected now.
+    service.run("device eject disk0").ok();
+    assert_eq!(
+        service.json("device show disk0")["live"]["state"],
+        "ejected"
+    );
+    service.run("device load disk0").ok();
+    service.run("device update disk0 --removable false").ok();
+    service
+        .run("device eject disk0")
+        .fails(4, &["not removable"]);
+    service
+        .run("device update disk0")
+        .fails(2, &["nothing to change"]);
+    let table = service.run("device show disk0").ok().out;
+    assert!(
+        table.contains("physical blocks") && table.contains("hidden"),
+        "{table}"
+    );
+
+    service
+        .run(&format!("lun update {target} 0 --read-only true"))
+        .ok();
+    assert_eq!(service.json("lun list")[0]["read_only"], true);
+    service
+        .run(&format!("lun update {target} 0 --read-only false"))
+        .ok();
+    assert_eq!(service.json("lun list")[0]["read_only"], false);
+    service
+        .run(&format!("lun update {target} 9 --read-only true"))
+        .fails(1, &["no LUN 9"]);
+}
+
+#[test]
+fn discovery_can_ask_for_proof() {
+    let site = Site::new();
+    let service = site.start();
+    assert_eq!(service.json("discovery show")["accounts"], json!(null));
+    service
+        .run("discovery require")
+        .fails(2, &["--chap USER", "sanctum discovery open"]);
+    service
+        .run("discovery require --chap nobody")
+        .fails(1, &["iscsi.discovery", "nobody"]);
+    service
+        .run("discovery require --chap initiator --mutual target --algorithm sha256")
+        .ok();
+    let shown = service.run("discovery show").ok().out;
+    for word in ["initiator", "target", "sha256"] {
+        assert!(shown.contains(word), "`{word}` is missing: {shown}");
+    }
+    let used = service.json("chap list")[0]["used_by"].to_string();
+    assert!(used.contains("discovery"), "{used}");
+    assert!(
+        service.json("settings show")["text"]
+            .as_str()
+            .unwrap()
+            .contains("[iscsi.discovery]")
+    );
+    service.run("discovery open").ok();
+    assert!(
+        service
+            .run("discovery show")
+            .ok()
+            .out
+            .contains("no proof asked")
+    );
+}
+
+#[test]
+fn events_are_followed_as_they_happen() {
+    let site = Site::new();
+    let service = site.start();
+    let follow = |words: &str| {
+        let mut command = service.command(&format!("event follow {words}"));
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        crate::harness::Process::spawn(&mut command)
+    };
+    // From the first event on: what was there comes first, then what happens.
+    let last = service.json("event list")[0]["id"].as_u64().unwrap();
+    let json = follow(&format!(
+        "--output json --after {last} --code settings-changed --limit 2"
+    ));
+    let table = follow(&format!("--after {last} --code settings-changed --limit 2"));
+    service.run("device queue disk0 --depth 5").ok();
+    service.run("device queue disk0 --depth 6").ok();
+    let lines = json.finish().ok().out;
+    let events: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[0]["code"], "settings-changed");
+    assert!(events[0]["id"].as_u64() < events[1]["id"].as_u64());
+    let lines = table.finish().ok().out;
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(lines.contains("generation 3"), "{lines}");
+    // Ends with the service.
+    let open = follow(&format!("--after {last} --code settings-changed"));
+    service.stop();
+    assert_eq!(open.finish().code, Some(1));
+}
+
+#[test]
 fn a_removed_device_keeps_its_file_and_identity() {
     let site = Site::new();
     let service = site.start();

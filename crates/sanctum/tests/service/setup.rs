@@ -68,6 +68,37 @@ fn setup_says_what_to_type_next() {
 }
 
 #[test]
+fn the_role_is_kept_and_those_to_come_are_refused() {
+    let site = Site::new();
+    let settings = std::fs::read_to_string(site.current()).unwrap();
+    assert!(settings.contains("role = \"san\""), "{settings}");
+    let home = tempfile::tempdir().unwrap();
+    for (role, reason) in [
+        ("node", "does not have the role `node` yet"),
+        ("nas", "no such role"),
+    ] {
+        let mut command = sanctum(&format!("setup --non-interactive --role {role} --data-dir"));
+        run(command.arg(home.path().join("data"))).fails(2, &[reason, "san"]);
+    }
+    assert_eq!(home.path().read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn a_client_finds_the_service_of_the_default_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = sanctum("status");
+    command
+        .env("XDG_DATA_HOME", home.path())
+        .env("HOME", home.path());
+    let place = if rustix::process::geteuid().is_root() {
+        "/sanctum/api.sock".to_owned()
+    } else {
+        home.path().join("sanctum/api.sock").display().to_string()
+    };
+    run(&mut command).fails(3, &[&place]);
+}
+
+#[test]
 fn setup_without_a_terminal_wants_flags() {
     let home = tempfile::tempdir().unwrap();
     let mut command = sanctum("setup --data-dir");

@@ -246,6 +246,7 @@ fn merge(device: &mut Device, to: &DeviceChange) -> Result<(), Problem> {
     device.asynchronous = to.asynchronous.unwrap_or(device.asynchronous);
     device.queue_depth = to.queue_depth.unwrap_or(device.queue_depth);
     device.removable = to.removable.unwrap_or(device.removable);
+    device.physical_blocks = to.physical_blocks.unwrap_or(device.physical_blocks);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! `/targets/{name}/luns`
 
 use api::config::{Lun, Target};
-use api::request::NewLun;
+use api::request::{LunChange, NewLun};
 use api::view::{Applied, LunAdded};
 use api::{Code, Problem};
 use axum::Json;
@@ -50,6 +50,31 @@ pub(super) async fn add(
     }))
 }
 
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    Names((target, number)): Names<(String, u16)>,
+    by: By,
+    Body(LunChange { read_only }): Body<LunChange>,
+) -> Answer<Applied> {
+    let how = if read_only { "read-only" } else { "writable" };
+    let what = format!("make LUN {number} of target {target} {how}");
+    let changed = admin.edit(by, what, move |document| {
+        let target = find(document, &target)?;
+        let lun = target.luns.iter_mut().find(|lun| lun.number == number);
+        let Some(lun) = lun else {
+            return Err(no_lun(&target.name, number));
+        };
+        lun.read_only = read_only;
+        Ok(())
+    });
+    Ok(Json(changed.await?.applied()))
+}
+
+fn no_lun(target: &str, number: u16) -> Problem {
+    let what = format!("target {target} has no LUN {number}");
+    Problem::new(Code::NotFound, what).next("list what there is: sanctum lun list")
+}
+
 pub(super) async fn remove(
     State(admin): State<Admin>,
     Names((target, number)): Names<(String, u16)>,
@@ -61,11 +86,7 @@ pub(super) async fn remove(
         let before = target.luns.len();
         target.luns.retain(|lun| lun.number != number);
         if target.luns.len() == before {
-            return Err(Problem::new(
-                Code::NotFound,
-                format!("target {} has no LUN {number}", target.name),
-            )
-            .next("list what there is: sanctum lun list"));
+            return Err(no_lun(&target.name, number));
         }
         let mapped = target.access.iter().position(|rule| {
             rule.luns

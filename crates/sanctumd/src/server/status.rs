@@ -19,6 +19,9 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<Status> {
         if let Some(trouble) = trouble(&device.state) {
             attention.push(format!("device {}: {trouble}", device.name));
         }
+        for note in &device.notes {
+            attention.push(format!("device {}: {note}", device.name));
+        }
     }
     for portal in enabled().filter(|portal| !portal.listening) {
         attention.push(format!(
@@ -29,6 +32,12 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<Status> {
     let health = admin.events().health();
     if let Some(fault) = &health.fault {
         attention.push(format!("events cannot be written: {fault}"));
+    }
+    if status.notices_dropped > 0 {
+        attention.push(format!(
+            "{} events of the data path found no room and are lost; look for what floods them",
+            status.notices_dropped
+        ));
     }
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -99,9 +99,9 @@ fn device() -> impl Strategy<Value = Device> {
                 name,
                 backing,
                 cache: match cache {
-                    0 => ::disk::CacheMode::None,
-                    1 => ::disk::CacheMode::WriteThrough,
-                    _ => ::disk::CacheMode::WriteBack,
+                    0 => target::config::CacheMode::None,
+                    1 => target::config::CacheMode::WriteThrough,
+                    _ => target::config::CacheMode::WriteBack,
                 },
                 removable,
                 asynchronous,
@@ -194,6 +194,7 @@ fn document() -> impl Strategy<Value = Document> {
         0..=limits::SPIN_US,
     )
         .prop_map(|(name, shards, ring, spin_us)| ServiceSettings {
+            role: Role::San,
             name,
             shards,
             ring,
