@@ -10,6 +10,10 @@ pub const LOGIN_SEGMENT_BYTES_MAX: u32 = 8192;
 /// Text of one login request over all its continuation PDUs.
 pub const LOGIN_TEXT_BYTES_MAX: usize = 16 * 1024;
 
+/// Requests in one login, unless a target is configured otherwise; who wants more goes round in
+/// circles.
+pub const LOGIN_REQUESTS_MAX: u32 = 64;
+
 /// Keys in one text: an answer to each is at most a key and a short word.
 pub const KEYS_MAX: usize = 128;
 

@@ -18,6 +18,8 @@ pub const DISCOVERIES_PER_PEER_MAX: usize = 64;
 pub const DESCRIPTORS_RESERVED: u64 = 8192;
 /// How often the admin floor is told of connections that were turned away.
 pub const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// Bytes of a CHAP challenge.
+pub const CHALLENGE_BYTES: usize = 32;
 /// Time from accept to the end of login.
 pub const LOGIN_TIME_MAX: Duration = Duration::from_secs(15);
 /// Bytes of one connection's receive buffer.
@@ -82,6 +84,22 @@ pub const LUN_NUMBERS: u16 = 256;
 pub const RULES_MAX: usize = 1024;
 /// CHAP accounts at most.
 pub const ACCOUNTS_MAX: usize = 4096;
+/// CHAP accounts that one target, rule or discovery takes.
+pub const ACCOUNTS_PER_RULE_MAX: usize = 256;
+/// Bytes of the name of a portal or device.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes of a CHAP user's name (CHAP_N).
+pub const USER_BYTES_MAX: usize = iscsi::limits::VALUE_BYTES_MAX;
+/// Bytes of a target's alias.
+pub const ALIAS_BYTES_MAX: usize = iscsi::limits::VALUE_BYTES_MAX;
+/// Bytes of a rule's pattern for initiator names: as long as a name.
+pub const PATTERN_BYTES_MAX: usize = iscsi::limits::NAME_BYTES_MAX;
+/// Bytes of a device that the settings give a size.
+pub const DEVICE_BYTES_MAX: u64 = 1 << 60;
+/// Operations at once on one device.
+pub const QUEUE_DEPTH_MAX: u16 = 1024;
+/// Connections of one portal that the kernel keeps until they are accepted.
+pub const LISTEN_BACKLOG: i32 = 1024;
 /// Notices waiting for the admin floor; further ones are counted and dropped.
 pub const NOTICES: usize = 1024;
 /// Nexuses of one device remembered as told that their writes are in doubt.

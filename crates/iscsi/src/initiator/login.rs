@@ -7,17 +7,13 @@ use thiserror::Error;
 use super::settings::{ChapLogin, Mutual, Settings};
 use crate::chap::{self, Algorithm, ChapError};
 use crate::command::SessionType;
-use crate::limits::LOGIN_TEXT_BYTES_MAX;
+use crate::limits::{LOGIN_REQUESTS_MAX, LOGIN_TEXT_BYTES_MAX};
 use crate::negotiation::{KeyError, Negotiated, Negotiation};
-use crate::pdu::{CONTINUE, LoginRequest, LoginResponse, TRANSIT};
+use crate::pdu::{
+    CONTINUE, LoginRequest, LoginResponse, STAGE_FULL_FEATURE, STAGE_OPERATIONAL, STAGE_SECURITY,
+    TRANSIT,
+};
 use crate::text::{self, TextError};
-
-const STAGE_SECURITY: u8 = 0;
-const STAGE_OPERATIONAL: u8 = 1;
-const STAGE_FULL_FEATURE: u8 = 3;
-
-/// Requests in one login; a target that wants more goes round in circles.
-const REQUESTS_MAX: u32 = 64;
 
 /// Why a login cannot go on though the target did not refuse it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -213,7 +209,7 @@ impl Login {
         if transit && !fits {
             return Err(LoginError::Response("transition"));
         }
-        if self.requests >= REQUESTS_MAX {
+        if self.requests >= LOGIN_REQUESTS_MAX {
             return Err(LoginError::Endless);
         }
         Ok(())

@@ -19,6 +19,12 @@ pub const NO_TAG: u32 = 0xffff_ffff;
 pub const FINAL: u8 = 0x80;
 /// Transit bit of byte 1 in login PDUs.
 pub const TRANSIT: u8 = 0x80;
+/// Login stage (CSG and NSG): security negotiation.
+pub const STAGE_SECURITY: u8 = 0;
+/// Login stage: operational negotiation.
+pub const STAGE_OPERATIONAL: u8 = 1;
+/// Login stage: login is over.
+pub const STAGE_FULL_FEATURE: u8 = 3;
 /// Continue bit of byte 1 in login and text PDUs.
 pub const CONTINUE: u8 = 0x40;
 /// A SCSI command expects data in.

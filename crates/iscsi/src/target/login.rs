@@ -15,14 +15,14 @@ use crate::command::SessionType;
 use crate::limits::{LOGIN_SEGMENT_BYTES_MAX, LOGIN_TEXT_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::name;
 use crate::negotiation::Negotiation;
-use crate::pdu::{CONTINUE, LoginRequest, LoginResponse, LoginStatus, TRANSIT};
+use crate::pdu::{
+    CONTINUE, LoginRequest, LoginResponse, LoginStatus, STAGE_FULL_FEATURE, STAGE_OPERATIONAL,
+    STAGE_SECURITY, TRANSIT,
+};
 use crate::text;
 
 /// The only protocol version there is.
 const VERSION: u8 = 0;
-const STAGE_SECURITY: u8 = 0;
-const STAGE_OPERATIONAL: u8 = 1;
-const STAGE_FULL_FEATURE: u8 = 3;
 
 /// What a request leads to.
 #[derive(Debug)]
@@ -332,7 +332,7 @@ impl Login {
                 .map_err(|error| Refusal::new(LoginStatus::TargetError, error.to_string()))?;
         }
         let discovery = self.identity.session_type == SessionType::Discovery;
-        let offer = acceptance.config.as_deref().unwrap_or(config).offer();
+        let offer = acceptance.config.as_deref().unwrap_or(config).offer.clone();
         self.negotiation = Some(Negotiation::new(offer, discovery));
         self.acceptance = Some(acceptance);
         self.turn = Turn::Initiator;

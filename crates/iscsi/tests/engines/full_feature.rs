@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use iscsi::negotiation::Offer;
 use iscsi::pdu::{
     self, CONTINUE, DataIn, DataOut, FINAL, Header, LogoutRequest, LogoutResponse, NO_TAG, NopIn,
     NopOut, Opcode, READ, ReadyToTransfer, RejectReason, STATUS, ScsiResponse, TaskManagement,
@@ -839,7 +840,10 @@ fn a_damaged_header_ends_the_connection() {
 #[test]
 fn segments_above_what_we_declared() {
     let config = Config {
-        max_recv_data_segment_length: 4096,
+        offer: Offer {
+            max_recv_data_segment_length: 4096,
+            ..Offer::default()
+        },
         ..Config::default()
     };
     let mut raw = Raw::logged_in(config, &[]);

@@ -833,15 +833,12 @@ prop_compose! {
 
 fn config(offer: &Offer, command_window: u32) -> Config {
     Config {
-        max_recv_data_segment_length: offer.max_recv_data_segment_length,
-        max_burst_length: offer.max_burst_length,
-        first_burst_length: offer.first_burst_length,
-        max_outstanding_r2t: offer.max_outstanding_r2t,
-        initial_r2t: offer.initial_r2t,
-        immediate_data: offer.immediate_data,
-        // Whatever the initiator insists on is there.
-        header_digest: vec![Digest::None, Digest::Crc32c],
-        data_digest: vec![Digest::None, Digest::Crc32c],
+        offer: Offer {
+            // Whatever the initiator insists on is there.
+            header_digest: vec![Digest::None, Digest::Crc32c],
+            data_digest: vec![Digest::None, Digest::Crc32c],
+            ..offer.clone()
+        },
         command_window,
         ..Config::default()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use iscsi::initiator::{self, ChapLogin, Mutual, Request, Settings, TmfFunction};
 use iscsi::limits::{LOGIN_TEXT_BYTES_MAX, SEND_TARGETS_BYTES_MAX};
-use iscsi::negotiation::Digest;
+use iscsi::negotiation::{Digest, Offer};
 use iscsi::target::{self, ChapPolicy, Config, LoginPolicy, TargetRecord};
 use iscsi::{chap, name, text};
 use proptest::prelude::*;
@@ -105,7 +105,10 @@ fn run(discovery: bool, settings: &Settings, policy: &LoginPolicy) -> (Vec<u8>, 
 
 fn config() -> Config {
     Config {
-        max_recv_data_segment_length: 4096,
+        offer: Offer {
+            max_recv_data_segment_length: 4096,
+            ..Offer::default()
+        },
         command_window: 4,
         ..Config::default()
     }

@@ -26,9 +26,6 @@ use crate::proof::Proof;
 use crate::registry::SessionShared;
 use crate::unit::LogicalUnit;
 
-/// Bytes of a CHAP challenge.
-const CHALLENGE_BYTES: usize = 32;
-
 /// A session; it outlives its connection until its last command has ended.
 pub(super) struct Session {
     pub(super) shared: Arc<SessionShared>,
@@ -617,7 +614,7 @@ fn prove(
             secret: Secret::new(secret.to_vec()),
         })
     };
-    let mut random = [0; CHALLENGE_BYTES + 1];
+    let mut random = [0; limits::CHALLENGE_BYTES + 1];
     aws_lc_rs::rand::fill(&mut random)
         .map_err(|_| (LoginStatus::TargetError, "the system gives no random bytes"))?;
     let (identifier, challenge) = random.split_first().unwrap_or((&0, &[]));
