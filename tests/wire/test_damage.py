@@ -111,6 +111,26 @@ def test_damaged_settings_and_secrets(context: Context) -> None:
     log_in(context, target, credentials=Credentials(account.user, account.secret))
 
 
+@case(needs=("sanctum",))
+def test_secrets_that_others_can_read(context: Context) -> None:
+    """With a secrets file (or the directory it is in) that others may use the service does not start, and says the command."""
+    server = sanctum(context)
+    target = disk(context)
+    server.stop()
+    secrets = server.data_dir / "secrets/secrets.toml"
+    for victim in (secrets, secrets.parent):
+        right = victim.stat().st_mode & 0o777
+        for wrong in (right | 0o040, right | 0o004, right | 0o020):
+            victim.chmod(wrong)
+            try:
+                said = _refusal(server)
+            finally:
+                victim.chmod(right)
+            expect(f"chmod {right:o} {victim}" in said, f"{victim.name} with mode {wrong:o}: {said}")
+    server.start()
+    read(log_in(context, target), 0, 1)
+
+
 @case(seconds=60, needs=("sanctum",))
 def test_damaged_generation(context: Context) -> None:
     """A generation of the past that cannot be read stops nothing; only returning to it is refused."""
