@@ -49,9 +49,8 @@ pub fn check(config: &Config, secret_exists: &dyn Fn(&str) -> bool) -> Result<()
         |n| format!("chap[{n}].user"),
     )?;
     for (n, account) in config.accounts.iter().enumerate() {
-        if account.user.len() > 255 {
-            return fail(format!("chap[{n}].user"), "longer than 255 bytes");
-        }
+        let most = limits::USER_BYTES_MAX;
+        no_longer(&format!("chap[{n}].user"), &account.user, most)?;
         // What stands there may be a secret by mistake: it is never repeated.
         if !secret_exists(&account.secret) {
             return fail(
@@ -95,9 +94,22 @@ fn counts(config: &Config) -> Result<(), ConfigError> {
         ("chap", config.accounts.len(), limits::ACCOUNTS_MAX),
         ("target", config.targets.len(), limits::TARGETS_MAX),
     ] {
-        if have > most {
-            return fail(path, format!("{have} entries; at most {most} are served"));
-        }
+        no_more(path, have, most)?;
+    }
+    Ok(())
+}
+
+/// Bounds a list that stands in the document.
+fn no_more(path: &str, have: usize, most: usize) -> Result<(), ConfigError> {
+    if have > most {
+        return fail(path, format!("{have} entries; at most {most} are served"));
+    }
+    Ok(())
+}
+
+fn no_longer(path: &str, text: &str, most: usize) -> Result<(), ConfigError> {
+    if text.len() > most {
+        return fail(path, format!("has {} bytes; at most {most}", text.len()));
     }
     Ok(())
 }
@@ -122,6 +134,8 @@ fn unique<'a>(
 }
 
 fn check_portal(n: usize, portal: &Portal, before: &[Portal]) -> Result<(), ConfigError> {
+    let most = limits::NAME_BYTES_MAX;
+    no_longer(&format!("portal[{n}].name"), &portal.name, most)?;
     if portal.port == 0 {
         return fail(format!("portal[{n}].port"), "must be 1 to 65535");
     }
@@ -148,14 +162,13 @@ fn check_portal(n: usize, portal: &Portal, before: &[Portal]) -> Result<(), Conf
 
 fn check_device(n: usize, device: &Device, before: &[Device]) -> Result<(), ConfigError> {
     let at = |field: &str| format!("device[{n}].{field}");
-    if device.name.len() > 64 || device.name.contains('/') || device.name.starts_with('.') {
-        return fail(
-            at("name"),
-            "at most 64 bytes, without `/` and not starting with `.`",
-        );
+    no_longer(&at("name"), &device.name, limits::NAME_BYTES_MAX)?;
+    if device.name.contains('/') || device.name.starts_with('.') {
+        return fail(at("name"), "must be without `/` and not start with `.`");
     }
-    if !(1..=1024).contains(&device.queue_depth) {
-        return fail(at("queue_depth"), "must be 1 to 1024");
+    let deepest = limits::QUEUE_DEPTH_MAX;
+    if !(1..=deepest).contains(&device.queue_depth) {
+        return fail(at("queue_depth"), format!("must be 1 to {deepest}"));
     }
     match &device.backing {
         Backing::Image {
@@ -171,8 +184,9 @@ fn check_device(n: usize, device: &Device, before: &[Device]) -> Result<(), Conf
                     ),
                 );
             }
-            if *size > 1 << 60 {
-                return fail(at("size"), "at most 1 EiB");
+            if *size > limits::DEVICE_BYTES_MAX {
+                let most = limits::DEVICE_BYTES_MAX >> 60;
+                return fail(at("size"), format!("{size} bytes; at most {most} EiB"));
             }
         }
         Backing::Block {
@@ -218,9 +232,10 @@ fn check_target<'a>(
     used: &mut HashSet<&'a str>,
 ) -> Result<(), ConfigError> {
     check_iscsi_name(&format!("{at}.name"), &target.name)?;
-    if target.alias.as_ref().is_some_and(|alias| alias.len() > 255) {
-        return fail(format!("{at}.alias"), "longer than 255 bytes");
-    }
+    let alias = target.alias.as_deref().unwrap_or_default();
+    no_longer(&format!("{at}.alias"), alias, limits::ALIAS_BYTES_MAX)?;
+    let most = limits::PORTALS_MAX;
+    no_more(&format!("{at}.portals"), target.portals.len(), most)?;
     for (n, portal) in target.portals.iter().enumerate() {
         refer(
             &format!("{at}.portals[{n}]"),
@@ -261,12 +276,8 @@ fn check_target<'a>(
             );
         }
     }
-    if target.access.len() > limits::RULES_MAX {
-        return fail(
-            format!("{at}.access"),
-            format!("at most {} rules", limits::RULES_MAX),
-        );
-    }
+    let most = limits::RULES_MAX;
+    no_more(&format!("{at}.access"), target.access.len(), most)?;
     for (n, rule) in target.access.iter().enumerate() {
         check_rule(&format!("{at}.access[{n}]"), rule, &numbers, known)?;
     }
@@ -279,15 +290,16 @@ fn check_rule(
     numbers: &HashSet<u16>,
     known: &Known<'_>,
 ) -> Result<(), ConfigError> {
-    if rule.initiator.is_empty() || rule.initiator.len() > 223 {
-        return fail(
-            format!("{at}.initiator"),
-            "1 to 223 bytes; `*` stands for any name",
-        );
+    if rule.initiator.is_empty() {
+        let reason = "must not be empty; `*` stands for any name";
+        return fail(format!("{at}.initiator"), reason);
     }
+    let most = limits::PATTERN_BYTES_MAX;
+    no_longer(&format!("{at}.initiator"), &rule.initiator, most)?;
     if let Some(portal) = &rule.portal {
         refer(&format!("{at}.portal"), "portal", portal, &known.portals)?;
     }
+    // Numbers are below a bound and stand here once: so is the list.
     let mut seen = HashSet::new();
     for (n, mapping) in rule.luns.iter().flatten().enumerate() {
         if mapping.seen >= limits::LUN_NUMBERS {
@@ -322,6 +334,19 @@ fn check_authentication(
     authentication: &Authentication,
     known: &Known<'_>,
 ) -> Result<(), ConfigError> {
+    let most = limits::ACCOUNTS_PER_RULE_MAX;
+    no_more(
+        &format!("{at}.accounts"),
+        authentication.accounts.len(),
+        most,
+    )?;
+    let algorithms = &authentication.algorithms;
+    for (n, algorithm) in algorithms.iter().enumerate() {
+        // So there are never more than there are kinds.
+        if algorithms.iter().take(n).any(|other| other == algorithm) {
+            return fail(format!("{at}.algorithms[{n}]"), "stands here twice");
+        }
+    }
     for (n, account) in authentication.accounts.iter().enumerate() {
         refer(
             &format!("{at}.accounts[{n}]"),
@@ -369,43 +394,110 @@ fn refer(path: &str, what: &str, name: &str, known: &HashSet<&str>) -> Result<()
     fail(path, format!("there is no {what} named `{name}`"))
 }
 
-/// iSCSI names (RFC 7143, 4.2.7): iqn, eui or naa form, at most 223 bytes, lower case.
+/// The protocol's own rule for names, and in the form in which they are compared.
 fn check_iscsi_name(path: &str, name: &str) -> Result<(), ConfigError> {
-    let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let form = if let Some(rest) = name.strip_prefix("iqn.") {
-        let (date, authority) = rest.split_at_checked(7).unwrap_or((rest, ""));
-        let date = date.as_bytes();
-        date.len() == 7
-            && date[..4].iter().all(u8::is_ascii_digit)
-            && date[4] == b'-'
-            && date[5..].iter().all(u8::is_ascii_digit)
-            && authority.len() > 1
-            && authority.starts_with('.')
-    } else if let Some(rest) = name.strip_prefix("eui.") {
-        rest.len() == 16 && hex(rest)
-    } else if let Some(rest) = name.strip_prefix("naa.") {
-        matches!(rest.len(), 16 | 32) && hex(rest)
-    } else {
-        false
-    };
-    if !form {
-        return fail(
-            path,
-            format!("`{name}` is no iSCSI name; one looks like iqn.2026-11.com.example:disks"),
-        );
+    match iscsi::name::normalize(name) {
+        Ok(normal) if normal == name => Ok(()),
+        Ok(normal) => fail(path, format!("must be in lower case: `{normal}`")),
+        Err(error) => fail(path, format!("`{name}`: {error}")),
     }
-    let allowed =
-        |c: char| matches!(c, '-' | '.' | ':') || (c.is_alphanumeric() && !c.is_uppercase());
-    if name.len() > 223 || !name.chars().all(allowed) {
-        return fail(
-            path,
-            "at most 223 bytes of lower-case letters, digits, `-`, `.` and `:`",
-        );
-    }
-    Ok(())
 }
 
 /// Whether a rule's pattern fits an initiator name (names compare in lower case).
 pub(crate) fn pattern_matches(pattern: &str, name: &str) -> bool {
     WildMatch::new(&pattern.to_lowercase()).matches(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ChapAlgorithm;
+
+    /// One portal, one device, one account, one target with all of them.
+    fn good() -> Config {
+        serde_json::from_value(serde_json::json!({
+            "portal": [{"name": "p", "address": "192.0.2.1"}],
+            "device": [{"name": "d", "kind": "ram", "size": 1 << 20}],
+            "chap": [{"user": "u", "secret": "s"}],
+            "target": [{
+                "name": "iqn.2026-11.org.example:t_1",
+                "portals": ["p"],
+                "authentication": {"accounts": ["u"], "algorithms": ["sha3-256", "md5"]},
+                "lun": [{"number": 0, "device": "d"}],
+                "access": [{"action": "allow", "luns": [{"seen": 1, "lun": 0}]}],
+            }],
+        }))
+        .unwrap()
+    }
+
+    fn refused(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = good();
+        check(&config, &|_| true).unwrap();
+        change(&mut config);
+        check(&config, &|_| true).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn target_names_follow_the_protocols_rule() {
+        let named = |name: &str| {
+            let name = name.to_owned();
+            refused(|config| config.targets[0].name = name)
+        };
+        assert_eq!(
+            named("iqn.2026-11.org.Example:t"),
+            "target[0].name: must be in lower case: `iqn.2026-11.org.example:t`"
+        );
+        // A thirteenth month is no date.
+        assert!(named("iqn.2026-13.org.example:t").contains("looks like"));
+        assert!(named("iqn.2026-11.org.example:t/1").contains("'/'"));
+    }
+
+    #[test]
+    fn every_list_has_a_bound() {
+        let portal = good().portals[0].clone();
+        let rule = good().targets[0].access[0].clone();
+        let many = |count: usize| std::iter::repeat_n("p".to_owned(), count).collect::<Vec<_>>();
+        let all = [
+            refused(|config| {
+                let portals = (0..=limits::PORTALS_MAX).map(|n| crate::config::Portal {
+                    name: n.to_string(),
+                    port: u16::try_from(n + 1).unwrap(),
+                    ..portal.clone()
+                });
+                config.portals = portals.collect();
+            }),
+            refused(|config| config.targets[0].portals = many(limits::PORTALS_MAX + 1)),
+            refused(|config| config.targets[0].access = vec![rule; limits::RULES_MAX + 1]),
+            refused(|config| {
+                let most = limits::ACCOUNTS_PER_RULE_MAX;
+                config.targets[0].authentication.accounts = many(most + 1);
+            }),
+        ];
+        for refusal in &all {
+            assert!(refusal.contains("entries; at most"), "{refusal}");
+        }
+        let twice = refused(|config| {
+            let authentication = &mut config.targets[0].authentication;
+            authentication.algorithms.push(ChapAlgorithm::Md5);
+        });
+        assert!(twice.starts_with("target[0].authentication.algorithms[2]: "));
+    }
+
+    #[test]
+    fn every_text_and_number_has_a_bound() {
+        let long = |bytes: usize| "x".repeat(bytes + 1);
+        for refusal in [
+            refused(|config| config.portals[0].name = long(limits::NAME_BYTES_MAX)),
+            refused(|config| config.devices[0].name = long(limits::NAME_BYTES_MAX)),
+            refused(|config| config.accounts[0].user = long(limits::USER_BYTES_MAX)),
+            refused(|config| config.targets[0].alias = Some(long(limits::ALIAS_BYTES_MAX))),
+            refused(|config| {
+                config.targets[0].access[0].initiator = long(limits::PATTERN_BYTES_MAX);
+            }),
+        ] {
+            assert!(refusal.contains("bytes; at most"), "{refusal}");
+        }
+        let deep = refused(|config| config.devices[0].queue_depth = limits::QUEUE_DEPTH_MAX + 1);
+        assert_eq!(deep, "device[0].queue_depth: must be 1 to 1024");
+    }
 }

@@ -42,7 +42,7 @@ impl Config {
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Portal {
-    /// Name used by rules and on the command line.
+    /// Name used by targets and rules.
     pub name: String,
     /// Address listened on; IPv4 or IPv6. With `interface`, the interface must hold it.
     pub address: IpAddr,
@@ -78,7 +78,7 @@ impl Portal {
 /// A device: what backs a LUN.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Device {
-    /// Name used by LUNs and on the command line.
+    /// Name used by LUNs.
     pub name: String,
     /// What it is and where.
     #[serde(flatten)]

@@ -8,7 +8,7 @@ use disk::{Beside, BesideStore, Disk, Geometry};
 use scsi::{Identity, Kind, Medium, Unit};
 
 use crate::config::{Backing, Config, Device};
-use crate::info::{DeviceInfo, DeviceState, ReservationInfo};
+use crate::info::{DeviceInfo, DeviceState, ReservationInfo, hex};
 use crate::service::Opener;
 use crate::unit::{Durable, LogicalUnit};
 
@@ -222,11 +222,7 @@ pub(crate) fn identity(kind: Kind, beside: &Beside, exposure: &Exposure) -> Iden
 }
 
 /// A line of the listing.
-pub(crate) fn info(
-    device: &Device,
-    unit: &LogicalUnit,
-    exposed: Option<(String, u16)>,
-) -> DeviceInfo {
+pub(crate) fn info(device: &Device, unit: &LogicalUnit) -> DeviceInfo {
     let published = unit.published();
     let state = match (published.medium, unit.trouble()) {
         (Medium::Present, _) => DeviceState::Ready,
@@ -236,11 +232,6 @@ pub(crate) fn info(
             reason: reason.unwrap_or_else(|| "it is being loaded".to_owned()),
         },
     };
-    let naa = published
-        .identity
-        .naa
-        .iter()
-        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     DeviceInfo {
         name: device.name.clone(),
         kind: device.backing.kind().to_owned(),
@@ -251,8 +242,7 @@ pub(crate) fn info(
         cache: device.cache,
         notes: unit.disk().map_or_else(Vec::new, |disk| disk.notes()),
         serial: published.identity.serial.clone(),
-        naa,
-        exposed,
+        naa: hex(&published.identity.naa),
         reservations: reservations(&published),
         running: unit.gate.running(),
         counters: unit.counters.snapshot(),
@@ -260,11 +250,7 @@ pub(crate) fn info(
 }
 
 /// A device without a unit.
-pub(crate) fn failed_info(
-    device: &Device,
-    reason: &str,
-    exposed: Option<(String, u16)>,
-) -> DeviceInfo {
+pub(crate) fn failed_info(device: &Device, reason: &str) -> DeviceInfo {
     DeviceInfo {
         name: device.name.clone(),
         kind: device.backing.kind().to_owned(),
@@ -278,7 +264,6 @@ pub(crate) fn failed_info(
         notes: Vec::new(),
         serial: String::new(),
         naa: String::new(),
-        exposed,
         reservations: ReservationInfo::default(),
         running: 0,
         counters: crate::info::DeviceCounters::default(),
@@ -287,10 +272,6 @@ pub(crate) fn failed_info(
 
 fn reservations(unit: &Unit) -> ReservationInfo {
     let state = &unit.reservations;
-    let hex = |isid: &[u8; 6]| {
-        isid.iter()
-            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-    };
     let reservation = state.reservation();
     ReservationInfo {
         generation: state.generation(),

@@ -19,12 +19,6 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Sessions now.
     pub sessions: usize,
-    /// Targets served.
-    pub targets: usize,
-    /// Devices served, and how many of them are not ready.
-    pub devices: usize,
-    /// Devices that are not ready.
-    pub devices_not_ready: usize,
     /// Notices that found no room on their way to the admin floor.
     pub notices_dropped: u64,
 }
@@ -107,8 +101,6 @@ pub struct DeviceInfo {
     pub serial: String,
     /// NAA identifier told to initiators, hexadecimal.
     pub naa: String,
-    /// Target and LUN number that expose it.
-    pub exposed: Option<(String, u16)>,
     /// Persistent reservations.
     pub reservations: ReservationInfo,
     /// Commands running now.
@@ -162,4 +154,9 @@ pub struct PortalInfo {
     pub listening: bool,
     /// Connections now.
     pub connections: usize,
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Portal;
-
-/// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 1024;
+use crate::limits;
 
 /// Address and interface: what a socket is bound to.
 pub(crate) type Place = (SocketAddr, Option<String>);
@@ -47,6 +45,6 @@ pub(crate) fn bind(portal: &Portal) -> io::Result<ring::Fd> {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(limits::LISTEN_BACKLOG)?;
     Ok(Arc::new(OwnedFd::from(socket)))
 }

@@ -207,11 +207,9 @@ impl Notice {
     pub const fn next_step(&self) -> Option<&'static str> {
         match self {
             Self::LoginRefused { .. } => Some(
-                "check the initiator's name, address and CHAP secret against `sanctum access list` and `sanctum chap list`",
+                "check the initiator's name, address and CHAP secret against the target's access rules and accounts",
             ),
-            Self::DeviceFailed { .. } => {
-                Some("put the device right, then `sanctum device load NAME`")
-            }
+            Self::DeviceFailed { .. } => Some("put the device right, then load it"),
             Self::NoSpace { .. } => Some("free space on the file system that holds the image"),
             Self::DiskError { .. } | Self::DeviceStuck { .. } => {
                 Some("look at the disk under the device and at the system log")

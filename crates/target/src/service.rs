@@ -127,7 +127,7 @@ pub enum ServiceError {
     /// Not while persistent reservations exist.
     #[error(
         "device {device}: {what} is refused while initiators hold persistent reservations \
-         ({holders}); have them released, or clear them with `sanctum device clear-reservations {device}`"
+         ({holders}); have them released, or clear them"
     )]
     Reserved {
         /// The device.
@@ -290,16 +290,11 @@ impl Service {
     /// Devices, in the order of the configuration.
     pub fn devices(&self) -> Vec<DeviceInfo> {
         let exports = self.shared().exports.load();
-        let line = |device: &crate::config::Device| {
-            let exposed = exports
-                .exposure(&device.name)
-                .map(|(target, lun)| (target.name.clone(), lun));
-            match exports.units.get(&device.name) {
-                Some(unit) => devices::info(device, unit, exposed),
-                None => {
-                    let reason = exports.failed.get(&device.name);
-                    devices::failed_info(device, reason.map_or("unknown", String::as_str), exposed)
-                }
+        let line = |device: &crate::config::Device| match exports.units.get(&device.name) {
+            Some(unit) => devices::info(device, unit),
+            None => {
+                let reason = exports.failed.get(&device.name);
+                devices::failed_info(device, reason.map_or("unknown", String::as_str))
             }
         };
         exports.config.devices.iter().map(line).collect()
@@ -324,8 +319,6 @@ impl Service {
 
     /// The service as a whole.
     pub fn status(&self) -> Status {
-        let devices = self.devices();
-        let ready = |device: &&DeviceInfo| device.state == crate::info::DeviceState::Ready;
         Status {
             shards: self.inner.control.shards.len(),
             ring: self.inner.kind.to_string(),
@@ -334,9 +327,6 @@ impl Service {
                 .saturating_duration_since(self.inner.started)
                 .as_secs(),
             sessions: self.shared().registry.len(),
-            targets: self.config().targets.len(),
-            devices: devices.len(),
-            devices_not_ready: devices.len() - devices.iter().filter(ready).count(),
             notices_dropped: self.shared().notices_dropped.load(Ordering::Relaxed),
         }
     }
