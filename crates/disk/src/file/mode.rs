@@ -57,24 +57,30 @@ impl Core {
             check_write_back(self)?;
         }
         let next = Generation::open(self.plan(), mode)?;
-        // Most of what is to be made stable is, before anybody is held.
+        let other_path = old.direct().is_some() != next.direct().is_some();
+        // Most of what is to be made stable and dropped is, before anybody is held.
+        let ample = Duration::from_secs(MODE_SYNC_SECONDS);
         for _ in 0..MODE_SYNCS_BEFORE {
-            self.sync_within(&mut change, Duration::from_secs(MODE_SYNC_SECONDS))?;
+            self.sync_within(&mut change, now() + ample, ample)?;
+            self.drop_cached(other_path);
         }
         let deadline = now() + bound;
         let closed = self.entrance.close();
         if !closed.drain(deadline) || !self.let_go(&old, deadline) {
             return Err(self.stuck(bound));
         }
-        let left = deadline.saturating_duration_since(now());
-        self.sync_within(&mut change, left)?;
-        if old.direct().is_some() != next.direct().is_some() {
-            // All of it is clean now. That direct I/O finds no cached copy beside it, and cached
-            // I/O no old one, does not depend on this: the kernel sees to it. It saves memory.
-            rustix::fs::fadvise(&self.anchor, 0, None, Advice::DontNeed).ok();
-        }
+        self.sync_within(&mut change, deadline, bound)?;
+        self.drop_cached(other_path);
         closed.publish(next);
         Ok(())
+    }
+
+    /// Lets clean pages of the cache go where direct I/O begins or ends, so that neither side finds
+    /// an old copy. Local file systems see to that by themselves, hence no error.
+    fn drop_cached(&self, other_path: bool) {
+        if other_path {
+            rustix::fs::fadvise(&self.anchor, 0, None, Advice::DontNeed).ok();
+        }
     }
 
     /// Waits until the kernel has let go of the descriptors, too; false at the deadline. What an
@@ -93,19 +99,20 @@ impl Core {
         true
     }
 
-    /// A sync that may never end, waited for within a bound.
+    /// A sync that may never end, waited for until a deadline, which is `bound` after what began.
     fn sync_within(
         self: &Arc<Self>,
         change: &mut Change,
+        deadline: Instant,
         bound: Duration,
     ) -> Result<(), DeviceError> {
         if self.traits.read_only {
             return Ok(());
         }
-        let deadline = now() + bound;
+        let left = || deadline.saturating_duration_since(now());
         // One at a time, so that repeated tries on a stuck disk do not pile up threads.
         if let Some(unheard) = change.unheard.take()
-            && matches!(unheard.recv_timeout(bound), Err(RecvTimeoutError::Timeout))
+            && matches!(unheard.recv_timeout(left()), Err(RecvTimeoutError::Timeout))
         {
             change.unheard = Some(unheard);
             return Err(self.stuck(bound));
@@ -122,8 +129,7 @@ impl Core {
         if thread::Builder::new().name(name).spawn(work).is_err() {
             return self.flush_blocking();
         }
-        let left = deadline.saturating_duration_since(now());
-        heard.recv_timeout(left).unwrap_or_else(|_| {
+        heard.recv_timeout(left()).unwrap_or_else(|_| {
             change.unheard = Some(heard);
             Err(self.stuck(bound))
         })
@@ -354,13 +360,14 @@ mod tests {
             unheard: Some(heard),
         };
         for _ in 0..2 {
-            let stuck = core.sync_within(&mut change, Duration::from_millis(5));
+            let bound = Duration::from_millis(5);
+            let stuck = core.sync_within(&mut change, now() + bound, bound);
             assert!(matches!(stuck, Err(DeviceError::Stuck { .. })), "{stuck:?}");
             assert!(change.unheard.is_some());
         }
         tell.send(Ok(())).unwrap();
-        core.sync_within(&mut change, Duration::from_secs(30))
-            .unwrap();
+        let bound = Duration::from_secs(30);
+        core.sync_within(&mut change, now() + bound, bound).unwrap();
         assert!(change.unheard.is_none());
     }
 }
