@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from pathlib import Path
 
 from harness import ports
@@ -145,21 +144,6 @@ def alive(context: Context, target: Target) -> None:
     read(session, 0, 1)
     session.logout()
     session.connection.close()
-
-
-def settings_with(context: Context, more: str) -> None:
-    """Applies the settings in force with more at their end; when the case ends they are as they would be without it."""
-    cli = sanctum(context).cli
-    cli.apply(cli.settings()["text"] + more)
-    words = set(re.findall(r"^\[iscsi\.(\w+)\]", more, re.MULTILINE))
-
-    def without() -> None:
-        text = cli.settings()["text"]
-        for word in words:
-            text = re.sub(rf"^\[iscsi\.{word}\]\n(?:(?!\[).*\n?)*", "", text, flags=re.MULTILINE)
-        cli.apply(text)
-
-    context.cleanup.callback(without)
 
 
 def sanctum(context: Context) -> SanctumServer:

@@ -11,7 +11,7 @@ from initiator.chap import Credentials
 from initiator.connection import Closed
 from initiator.login import Options, WrongProof
 from initiator.session import Rejected, Session, discover
-from wire.support import calm, isid, log_in, options, raw_session, read, refused, sanctum, serve, settings_with, simple
+from wire.support import calm, isid, log_in, options, raw_session, read, refused, sanctum, serve, simple
 
 _ASKER = Account("asker", "secret-of-asker1")
 _OTHER = Account("other-asker", "secret-of-other1")
@@ -32,13 +32,14 @@ def _shown(context: Context, credentials: Credentials | None) -> dict[str, list[
     return discover(context.server.host, context.server.port, _asking(credentials))
 
 
-def _guarded(context: Context, section: str) -> None:
-    """Discovery asks for a proof until the case ends; its accounts are there."""
+def _guarded(context: Context, *words: str) -> None:
+    """Discovery asks for the asker's proof until the case ends; all accounts are there."""
     cli = sanctum(context).cli
     for account in (_ASKER, _OTHER, _SELF):
         cli.add_account(account)
         context.cleanup.callback(cli.remove_account, account.user)
-    settings_with(context, f"\n[iscsi.discovery]\n{section}\n")
+    cli.run("discovery", "require", "--chap", _ASKER.user, *words)
+    context.cleanup.callback(cli.run, "discovery", "open")
 
 
 @case(needs=("sanctum",))
@@ -46,7 +47,7 @@ def test_discovery_asks_for_a_proof(context: Context) -> None:
     """No CHAP, a wrong secret, a wrong user, an account of somebody else: refused. The right one is told the targets."""
     target = serve(context, simple("guarded"))
     expect(target.name in _shown(context, None), "without the setting everybody may ask")
-    _guarded(context, f'accounts = ["{_ASKER.user}"]')
+    _guarded(context)
     attempts = {
         "no CHAP offered": None,
         "a wrong secret": _credentials(replace(_ASKER, secret="not-the-secret-1")),
@@ -60,13 +61,15 @@ def test_discovery_asks_for_a_proof(context: Context) -> None:
         expect(target.name in shown, f"the target is shown after a proof by hash {algorithm}")
     # The target itself asks for nothing; discovery's proof is discovery's alone.
     read(log_in(context, target), 0, 1)
+    sanctum(context).cli.run("discovery", "open")
+    expect(target.name in _shown(context, None), "everybody may ask again")
 
 
 @case(needs=("sanctum",))
 def test_mutual_discovery(context: Context) -> None:
     """The target proves itself in discovery, too; where that is required, nobody gets in without asking for it."""
     target = serve(context, simple("mutual"))
-    _guarded(context, f'accounts = ["{_ASKER.user}"]\nmutual = "{_SELF.user}"\nmutual_required = true')
+    _guarded(context, "--mutual", _SELF.user, "--mutual-required")
     expect(target.name in _shown(context, _credentials(_ASKER, _SELF)), "with both proofs")
     expect_equal(refused(context, _asking(_credentials(_ASKER))), _FAILED, "one-way where mutual is required")
     try:
@@ -84,7 +87,7 @@ def test_open_discovery_session_meets_a_new_proof(context: Context) -> None:
     session = Session(host, port, _asking(None))
     context.cleanup.callback(session.connection.close)
     expect(target.name in dict(_pairs(session)), "shown before")
-    _guarded(context, f'accounts = ["{_ASKER.user}"]')
+    _guarded(context)
     try:
         seen = session.text([("SendTargets", "All")])
         raise AssertionError(f"a discovery session without the proof was told {seen}")
