@@ -224,6 +224,7 @@ pub(crate) fn identity(kind: Kind, beside: &Beside, exposure: &Exposure) -> Iden
 /// A line of the listing.
 pub(crate) fn info(device: &Device, unit: &LogicalUnit) -> DeviceInfo {
     let published = unit.published();
+    let disk = unit.disk();
     let state = match (published.medium, unit.trouble()) {
         (Medium::Present, _) => DeviceState::Ready,
         (Medium::Ejected, _) => DeviceState::Ejected,
@@ -239,8 +240,8 @@ pub(crate) fn info(device: &Device, unit: &LogicalUnit) -> DeviceInfo {
         size: published.blocks * u64::from(published.block_size),
         block_size: published.block_size,
         state,
-        cache: device.cache,
-        notes: unit.disk().map_or_else(Vec::new, |disk| disk.notes()),
+        cache: disk.as_ref().map_or(device.cache, |disk| disk.cache_mode()),
+        notes: disk.map_or_else(Vec::new, |disk| disk.notes()),
         serial: published.identity.serial.clone(),
         naa: hex(&published.identity.naa),
         reservations: reservations(&published),

@@ -91,7 +91,7 @@ pub struct DeviceInfo {
     /// State.
     #[serde(flatten)]
     pub state: DeviceState,
-    /// Cache mode.
+    /// Cache mode in force.
     pub cache: CacheMode,
     /// What is not as its settings would have it, one sentence each: a cache mode that the file
     /// system does not give in full, a file longer than the device.

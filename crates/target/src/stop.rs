@@ -105,7 +105,8 @@ impl Service {
     /// Asks every shard to end and waits until all have.
     async fn end_shards(&self) {
         let mut ending = JoinSet::new();
-        for shard in self.inner.control.shards.iter().cloned() {
+        for shard in self.inner.control.shards.iter() {
+            let shard = shard.clone();
             ending.spawn(async move {
                 shard.send(ShardMessage::Stop).await;
                 shard.ended().await;

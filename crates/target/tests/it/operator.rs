@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use disk::fault::{Action, Rule};
 use disk::{CacheMode, DeviceError, Disk, Execution, Features, Geometry, Request};
 use parking_lot::{Condvar, Mutex};
 use target::config::{Backing, Config, Device, Lun};
@@ -17,7 +18,7 @@ use target::{Notice, Opener, Options, Secrets, Service, ServiceError, Unfinished
 use tokio::sync::mpsc;
 
 use crate::support::{
-    HANG, Initiator, block, cdb, config, free_port, ram, read10, reserve_out, sense, write10,
+    HANG, Initiator, World, block, cdb, config, free_port, ram, read10, reserve_out, sense, write10,
 };
 
 /// Closed, until it is opened.
@@ -330,6 +331,12 @@ fn a_mode_that_cannot_go_back_is_named_and_put_right_by_the_next_change() {
     );
     assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
     assert_eq!(site.mode(B), Some(CacheMode::None));
+    let shown = &site.service.devices()[0];
+    assert_eq!(
+        shown.cache,
+        CacheMode::WriteThrough,
+        "what is, not what should be"
+    );
     site.mood(A).refuses_modes.store(false, Ordering::Release);
     site.apply(&before).unwrap();
     assert_eq!(site.mode(A), Some(CacheMode::None));
@@ -476,6 +483,24 @@ fn shutdown_ends_beside_a_command_that_does_not() {
     // Once it has ended, so does the rest.
     site.mood(A).executing.open();
     assert_eq!(ended(&site), Ok(()));
+}
+
+#[test]
+fn shutdown_ends_beside_a_write_that_is_stalled() {
+    let world = World::start(SOON);
+    let mut a = world.initiator("a");
+    let stall = Rule::next(disk::OpKind::Write, Action::Stall);
+    world.fault.add(stall).unwrap();
+    a.submit(write10(0, 1), Some(block(1)), 0);
+    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let shutdown = || {
+        let ended = async { tokio::time::timeout(HANG, world.service.shutdown()).await };
+        let ended = world.runtime.block_on(ended);
+        ended.expect("the service does not end")
+    };
+    assert_eq!(shutdown().unwrap_err().stuck, ["ram"]);
+    world.fault.release();
+    assert_eq!(shutdown(), Ok(()));
 }
 
 #[test]
