@@ -4,6 +4,7 @@
 //! takes the right to write away (say, PREEMPT): the control plane publishes the new state, sends a
 //! barrier message to every shard, and answers when all shards have answered. Commands of the
 //! fenced nexus arrive at any time on any shard, wait for data, wait at the gate, run on the disk.
+//! A shard may end before its time; what it has on the disk goes on, and nobody hears of its end.
 //!
 //! What must hold: once the change is answered, no command of the fenced nexus is on the disk, and
 //! none gets there. All interleavings are explored. To show that the model can fail, each rule of
@@ -32,6 +33,8 @@ enum LeftOut {
     PublishFirst,
     /// The control plane answers without waiting for the second shard.
     AllShards,
+    /// A shard that is gone counts as one that has answered, whatever it had on the disk.
+    Lost,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,6 +60,8 @@ struct Shard {
     /// Commands the barrier waits for; `None` before the barrier was received.
     owed: Option<[bool; TASKS]>,
     answered: bool,
+    /// It has ended before its time.
+    gone: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +70,9 @@ struct State {
     fenced: bool,
     sent: bool,
     done: bool,
+    /// A shard went with something on the disk: the unit is marked before the shard's answer is
+    /// given up.
+    lost: bool,
     shards: [Shard; SHARDS],
     /// A fenced command started after the change was answered.
     broken: bool,
@@ -83,6 +91,7 @@ enum Action {
     Start(usize, usize),
     Abort(usize, usize),
     Finish(usize, usize),
+    Die(usize),
 }
 
 struct Protocol(LeftOut);
@@ -103,11 +112,13 @@ impl Model for Protocol {
             mail: false,
             owed: None,
             answered: false,
+            gone: false,
         };
         vec![State {
             fenced: false,
             sent: false,
             done: false,
+            lost: false,
             shards: [shard.clone(), shard],
             broken: false,
         }]
@@ -126,17 +137,29 @@ impl Model for Protocol {
         } else {
             1
         };
-        if state.fenced && !state.done && state.shards.iter().take(enough).all(|s| s.answered) {
+        // Without an answer and with something lost, the change fails: that promises nothing.
+        let lost = state.lost && self.has(LeftOut::Lost);
+        let settled = |shard: &Shard| shard.answered || (state.sent && shard.gone && !lost);
+        if state.fenced && !state.done && state.shards.iter().take(enough).all(settled) {
             actions.push(Action::Answer);
         }
         for (s, shard) in state.shards.iter().enumerate() {
-            if shard.mail {
+            if !shard.gone {
+                actions.push(Action::Die(s));
+            }
+            if shard.mail && !shard.gone {
                 actions.push(Action::Receive(s));
             }
-            if shard.owed == Some([false; TASKS]) && !shard.answered {
+            if shard.owed == Some([false; TASKS]) && !shard.answered && !shard.gone {
                 actions.push(Action::Reply(s));
             }
             for (t, task) in shard.tasks.iter().enumerate() {
+                if shard.gone {
+                    if matches!(task, Task::OnDisk | Task::Aborted) {
+                        actions.push(Action::Finish(s, t));
+                    }
+                    continue;
+                }
                 if *task == Task::OnDisk {
                     actions.push(Action::Abort(s, t));
                 }
@@ -203,6 +226,16 @@ impl Model for Protocol {
                 state.shards[s].tasks[t] = Task::OnDisk;
             }
             Action::Abort(s, t) => state.shards[s].tasks[t] = Task::Aborted,
+            Action::Die(s) => {
+                let shard = &mut state.shards[s];
+                shard.gone = true;
+                for task in &mut shard.tasks {
+                    match task {
+                        Task::OnDisk | Task::Aborted => state.lost = true,
+                        _ => *task = Task::Over,
+                    }
+                }
+            }
             Action::Finish(s, t) => {
                 let shard = &mut state.shards[s];
                 shard.tasks[t] = Task::Over;
@@ -230,6 +263,13 @@ impl Model for Protocol {
                 },
             ),
             Property::sometimes("the change is answered", |_, state: &State| state.done),
+            Property::sometimes(
+                "it is answered without a shard that is gone",
+                |_, state: &State| {
+                    let gone = |shard: &Shard| shard.gone && !shard.answered;
+                    state.done && state.shards.iter().any(gone)
+                },
+            ),
             Property::sometimes(
                 "a command runs while the change is made",
                 |_, state: &State| {
@@ -277,6 +317,7 @@ fn each_rule_is_needed() {
         LeftOut::DrainAborted,
         LeftOut::PublishFirst,
         LeftOut::AllShards,
+        LeftOut::Lost,
     ] {
         assert!(holes(rule) > 0, "without {rule:?} no hole was found");
     }
