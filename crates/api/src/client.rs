@@ -1,6 +1,7 @@
 //! A typed client over the Unix socket.
 //!
-//! Every method is one request. A client keeps idle connections, so a series of calls connects once.
+//! Every method is one request. A client keeps idle connections, so a series of calls connects
+//! once.
 
 use std::fmt;
 use std::io;

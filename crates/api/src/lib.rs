@@ -15,12 +15,12 @@
 //!
 //! # Sketch
 //!
-//! One request is one HTTP/1.1 exchange with a JSON body on a Unix socket; a connection is reused for
-//! the next. A change answers once it is both in force and stored ([`view::Applied`]), except for work
-//! that takes long (reserving the space of an image): that answers at once with a [`view::Task`], which
-//! is then polled. When the connection breaks between the request and its answer, the change may have
-//! been made or not; the settings generation tells which, and a change that carries
-//! [`request::Change::expect`] is safe to send again.
+//! One request is one HTTP/1.1 exchange with a JSON body on a Unix socket; a connection is reused
+//! for the next. A change answers once it is both in force and stored ([`view::Applied`]), except
+//! for work that takes long (reserving the space of an image): that answers at once with a
+//! [`view::Task`], which is then polled. When the connection breaks between the request and its
+//! answer, the change may have been made or not; the settings generation tells which, and a change
+//! that carries [`request::Change::expect`] is safe to send again.
 
 #![forbid(unsafe_code)]
 

@@ -12,7 +12,8 @@ pub const SETTINGS_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest settings document that the client sends, in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Largest answer the client takes: a full page of events or sessions with every field at its longest.
+/// Largest answer the client takes: a full page of events or sessions with every field at its
+/// longest.
 pub const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Longest reason recorded with a change, in bytes.
@@ -21,7 +22,8 @@ pub const REASON_BYTES_MAX: usize = 500;
 /// Most events answered at once.
 pub const EVENTS_PER_PAGE_MAX: usize = 1000;
 
-/// Longest that a request for a task waits for its next change before it answers with what there is.
+/// Longest that a request for a task waits for its next change before it answers with what there
+/// is.
 pub const TASK_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Longest that a request for the next events waits before it answers with none.

@@ -7,7 +7,8 @@ use reqwest::Url;
 
 use crate::PREFIX;
 
-/// The URL of `/api/v1/<segments>`. The host part is a placeholder: the connection is a Unix socket.
+/// The URL of `/api/v1/<segments>`. The host part is a placeholder: the connection is a Unix
+/// socket.
 pub fn url(segments: &[&str]) -> Url {
     let mut url = base();
     // A URL with a host can always be a base, so the segments are there.

@@ -1,7 +1,7 @@
 //! The one error of the API: what failed, on what, and what to do.
 //!
-//! [`Code`] is the part a program reads; its HTTP status is in one table ([`Code::status`], shown in
-//! `docs/api-errors.md`, where a test holds the two together).
+//! [`Code`] is the part a program reads; its HTTP status is in one table ([`Code::status`], shown
+//! in `docs/api-errors.md`, where a test holds the two together).
 
 use std::fmt;
 
@@ -28,7 +28,8 @@ pub enum Code {
     InUse,
     /// The settings changed since the caller read them.
     GenerationConflict,
-    /// The service cannot do this in the state it is in (reservations held, port taken, file missing).
+    /// The service cannot do this in the state it is in (reservations held, port taken, file
+    /// missing).
     Refused,
     /// The request body is larger than the limit.
     TooLarge,

@@ -77,8 +77,8 @@ pub struct NewDevice {
     /// The device. An image with an empty path lies in the service's own image directory; an
     /// existing image with size 0 keeps the size of its file.
     pub device: Device,
-    /// The image file is there already and keeps its contents. Otherwise it is made, and must not be
-    /// there. Means nothing for other kinds.
+    /// The image file is there already and keeps its contents. Otherwise it is made, and must not
+    /// be there. Means nothing for other kinds.
     #[serde(default)]
     pub existing: bool,
 }

@@ -6,8 +6,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroize;
 
-/// A CHAP secret in a request. It serializes as a plain string (the socket is private to the host) and
-/// shows nothing in `Debug`.
+/// A CHAP secret in a request. It serializes as a plain string (the socket is private to the host)
+/// and shows nothing in `Debug`.
 #[derive(Clone, Serialize)]
 #[serde(transparent)]
 pub struct Secret(String);

@@ -61,7 +61,8 @@ pub struct Event {
 /// An event to be: everything but number and time.
 ///
 /// Text longer than its bound in [`limits`] is cut and ends in `…`; control characters become
-/// spaces, because a subject or a message may hold what an outsider sent, and it ends on a terminal.
+/// spaces, because a subject or a message may hold what an outsider sent, and it ends on a
+/// terminal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Draft {
     pub(crate) severity: Severity,
@@ -74,8 +75,8 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// A draft of a code about a subject. The code is brought to kebab-case: lower-case ASCII letters, digits
-    /// and hyphens; everything else becomes a hyphen.
+    /// A draft of a code about a subject. The code is brought to kebab-case: lower-case ASCII
+    /// letters, digits and hyphens; everything else becomes a hyphen.
     pub fn new(severity: Severity, code: &str, subject: &str, message: &str) -> Self {
         let code: String = code
             .chars()

@@ -38,7 +38,8 @@ pub enum OpenError {
 
 /// Where lines go. Real: [`Files`]; tests bring one that fails.
 pub(crate) trait Medium: fmt::Debug + Send {
-    /// Appends whole lines, each with its line feed; after a failure none of them counts as written.
+    /// Appends whole lines, each with its line feed; after a failure none of them counts as
+    /// written.
     fn append(&mut self, lines: &[u8]) -> io::Result<()>;
 
     /// Makes what was appended stable.
@@ -158,8 +159,8 @@ impl Appending {
                 Ok(())
             }
             Err(error) => {
-                // Half a line may be there. Where it cannot be cut off, it becomes a line of its own
-                // that the next start skips.
+                // Half a line may be there. Where it cannot be cut off, it becomes a line of its
+                // own that the next start skips.
                 if self.file.set_len(self.len).is_err() {
                     self.torn = true;
                     self.len = self.file.metadata().map_or(self.len, |data| data.len());

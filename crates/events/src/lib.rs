@@ -5,11 +5,11 @@
 //! Whatever a person must learn later without having watched (a login refused, a device gone, a
 //! reservation taken over) becomes an [`Event`]: a number that only grows, a time, a severity, a
 //! stable code for programs, a subject, a sentence for people, and where known the cause and the
-//! next step. [`Store`] keeps the newest of them in memory, writes all of them to two files, answers
-//! queries, and lets readers follow.
+//! next step. [`Store`] keeps the newest of them in memory, writes all of them to two files,
+//! answers queries, and lets readers follow.
 //!
-//! It is not a log of the program's doings (that is `tracing`), not metrics, and it decides nothing:
-//! services hand typed notices to the service binary, which words them as [`Draft`]s.
+//! It is not a log of the program's doings (that is `tracing`), not metrics, and it decides
+//! nothing: services hand typed notices to the service binary, which words them as [`Draft`]s.
 //!
 //! # Key types
 //!
@@ -31,19 +31,23 @@
 //! costs nothing and learns how many it missed.
 //!
 //! What can fail between two steps:
-//! - Process killed: every recorded line is in the page cache and survives; a line cut in the middle
+//! - Process killed: every recorded line is in the page cache and survives; a line cut in the
+//! middle
 //!   is dropped at the next start.
 //! - Host lost: the lines the kernel had not written are lost. [`Store::sync`] makes them stable.
-//! - Disk full or failing: the event stays in memory, [`Store::health`] says so, and the store tries
-//!   again with the next event after [`limits::RETRY_AFTER`]; what is still in memory is then caught up. Numbers
+//! - Disk full or failing: the event stays in memory, [`Store::health`] says so, and the store
+//! tries
+//!   again with the next event after [`limits::RETRY_AFTER`]; what is still in memory is then
+//! caught up. Numbers
 //!   given meanwhile are given again if the process ends before the disk takes lines again.
-//! - Rotation cut in the middle: `events.jsonl` is absent and `events.1.jsonl` complete; the next start begins a
+//! - Rotation cut in the middle: `events.jsonl` is absent and `events.1.jsonl` complete; the next
+//! start begins a
 //!   new one.
 //!
 //! # On disk
 //!
-//! `events.jsonl` and `events.1.jsonl` (the older half), mode 0600, one event as JSON a line, at most
-//! [`limits::ROTATE_BYTES`] each.
+//! `events.jsonl` and `events.1.jsonl` (the older half), mode 0600, one event as JSON a line, at
+//! most [`limits::ROTATE_BYTES`] each.
 
 #![forbid(unsafe_code)]
 

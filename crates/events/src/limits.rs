@@ -42,7 +42,8 @@ pub const SUBJECT_BURST: u32 = 10;
 /// After the burst, one provoked event of a code and subject passes in this time.
 pub const SUBJECT_REFILL: Duration = Duration::from_secs(10);
 
-/// Provoked events of one code, all subjects together, that pass at once: an outsider can make up subjects.
+/// Provoked events of one code, all subjects together, that pass at once: an outsider can make up
+/// subjects.
 pub const CODE_BURST: u32 = 100;
 
 /// After the burst, one provoked event of a code passes in this time.
@@ -51,7 +52,8 @@ pub const CODE_REFILL: Duration = Duration::from_secs(1);
 /// Codes and subjects watched by the rate limit; past it, subjects of a code are counted together.
 pub const BUCKETS: usize = 4096;
 
-/// Suppressed events are summed up at the latest after this time, when [`crate::Store::tick`] is called.
+/// Suppressed events are summed up at the latest after this time, when [`crate::Store::tick`] is
+/// called.
 pub const SUMMARY_AFTER: Duration = Duration::from_secs(60);
 
 /// After a failed write the disk is left alone for this long.

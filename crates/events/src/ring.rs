@@ -19,7 +19,8 @@ pub struct Filter {
     pub code: Option<String>,
     /// Only events about this subject, whole and exact.
     pub subject: Option<String>,
-    /// At most this many; [`limits::QUERY_DEFAULT`] unless given, never more than [`limits::MEMORY_EVENTS`].
+    /// At most this many; [`limits::QUERY_DEFAULT`] unless given, never more than
+    /// [`limits::MEMORY_EVENTS`].
     pub limit: Option<usize>,
 }
 

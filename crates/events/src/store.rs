@@ -105,8 +105,8 @@ struct Fault {
 }
 
 impl Store {
-    /// Opens the store in a directory (made unless it is there), with the numbers going on from what
-    /// it holds. A line that cannot be read is skipped; a full disk is no obstacle.
+    /// Opens the store in a directory (made unless it is there), with the numbers going on from
+    /// what it holds. A line that cannot be read is skipped; a full disk is no obstacle.
     ///
     /// # Errors
     /// The directory cannot be made, or a file in it cannot be read.
@@ -151,8 +151,8 @@ impl Store {
         }
     }
 
-    /// Records an event, unless it is a provoked one above the rate. Never fails: what the disk does
-    /// not take is kept in memory and told by [`Store::health`].
+    /// Records an event, unless it is a provoked one above the rate. Never fails: what the disk
+    /// does not take is kept in memory and told by [`Store::health`].
     pub fn record(&self, draft: Draft) -> Recorded {
         let now = self.shared.clock.elapsed();
         let mut state = self.shared.state.lock();
@@ -185,7 +185,8 @@ impl Store {
         self.save_and_wake(state, now);
     }
 
-    /// Events that pass a filter, oldest first: the first ones after `since_id` where given, else the newest.
+    /// Events that pass a filter, oldest first: the first ones after `since_id` where given, else
+    /// the newest.
     pub fn query(&self, filter: &Filter) -> Vec<Event> {
         self.shared.state.lock().ring.query(filter)
     }

@@ -1,7 +1,7 @@
 //! Followers of the store.
 //!
-//! A follower is a position in the ring, not a queue: the store keeps nothing for it but a waker. One
-//! that falls behind by more than the ring holds is told how many events it missed.
+//! A follower is a position in the ring, not a queue: the store keeps nothing for it but a waker.
+//! One that falls behind by more than the ring holds is told how many events it missed.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -33,7 +33,8 @@ pub enum SubscribeError {
 pub enum Delivery {
     /// An event.
     Event(Box<Event>),
-    /// So many events were overwritten before the follower came to them; the oldest still there comes next.
+    /// So many events were overwritten before the follower came to them; the oldest still there
+    /// comes next.
     Lagged {
         /// How many.
         missed: u64,

@@ -1,8 +1,8 @@
 //! Sizes as people write and read them.
 //!
 //! `10G`, `10GiB` and `10 gib` are all 10 × 2³⁰ bytes: storage of virtual machines is counted in
-//! powers of two, and a suffix that meant something else in one place would be a trap. A number alone
-//! is bytes.
+//! powers of two, and a suffix that meant something else in one place would be a trap. A number
+//! alone is bytes.
 
 const UNITS: [(&str, u32); 5] = [("K", 10), ("M", 20), ("G", 30), ("T", 40), ("P", 50)];
 

@@ -7,11 +7,12 @@
 //!                                                                         │ fails: data path undoes
 //! ```
 //!
-//! Secrets that come with a document take the same steps: they are staged with it, and in force with it.
+//! Secrets that come with a document take the same steps: they are staged with it, and in force
+//! with it.
 //!
-//! A change runs as a task of its own, so that a client that goes away in the middle cannot leave it
-//! half made. When the process ends between the activation and the data path's commit, the next start
-//! serves the new settings; nobody was told so, as with a power cut on any disk.
+//! A change runs as a task of its own, so that a client that goes away in the middle cannot leave
+//! it half made. When the process ends between the activation and the data path's commit, the next
+//! start serves the new settings; nobody was told so, as with a power cut on any disk.
 
 use std::sync::Arc;
 use std::time::Duration;

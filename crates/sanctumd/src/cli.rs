@@ -69,7 +69,13 @@ pub(crate) struct Run {
     #[arg(long, value_enum)]
     pub(crate) ring: Option<Ring>,
     /// What is logged to standard error, such as info, debug or target=debug
-    #[arg(long, value_name = "FILTER", env = "SANCTUM_LOG", default_value = "info", value_parser = filter)]
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "SANCTUM_LOG",
+        default_value = "info",
+        value_parser = filter
+    )]
     log: String,
 }
 
@@ -101,7 +107,8 @@ pub(crate) struct Init {
     /// What this host does; kept in the settings
     #[arg(long, value_enum, default_value_t)]
     pub(crate) role: Role,
-    /// Address and port that initiators connect to; the next free port is taken where this one is not
+    /// Address and port that initiators connect to; the next free port is taken where this one is
+    /// not
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3260")]
     pub(crate) portal: SocketAddr,
     /// Network interface that the portal is bound to

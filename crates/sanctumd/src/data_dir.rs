@@ -22,7 +22,8 @@ use api::{Code, Problem};
 #[derive(Clone, Debug)]
 pub(crate) struct DataDir(PathBuf);
 
-/// Held while the directory is in use; given back by the kernel when the process ends, however it ends.
+/// Held while the directory is in use; given back by the kernel when the process ends, however it
+/// ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,

@@ -1,8 +1,8 @@
 //! Makes a data directory with a usable default: a portal, a target with one thin image, CHAP with
 //! secrets of chance. Never a default password.
 //!
-//! The settings come last: until they are there, a run that was cut off is simply run again, and uses
-//! what it made. Once they are there, nothing is changed any more.
+//! The settings come last: until they are there, a run that was cut off is simply run again, and
+//! uses what it made. Once they are there, nothing is changed any more.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -23,7 +23,8 @@ fn draft(notice: &Notice) -> Draft {
         draft = draft.next_step(&next_step.join(": "));
     }
     match notice {
-        // A device that fails tells so once for each change of its state; an initiator cannot make it.
+        // A device that fails tells so once for each change of its state; an initiator cannot make
+        // it.
         Notice::DeviceFailed { .. } | Notice::DeviceReady { .. } | Notice::PortalFailed { .. } => {
             draft
         }

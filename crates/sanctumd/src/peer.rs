@@ -1,8 +1,8 @@
 //! Who is at the other end of the management socket, and whether they may use it.
 //!
 //! Root, the service's own user, and members of one configurable group may. The kernel checks the
-//! socket's mode (0660) when a client connects; this second look at the peer's credentials holds even
-//! where somebody loosened the mode or passed a connected descriptor on.
+//! socket's mode (0660) when a client connects; this second look at the peer's credentials holds
+//! even where somebody loosened the mode or passed a connected descriptor on.
 
 use std::fs::File;
 use std::io::Read;

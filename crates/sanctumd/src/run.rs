@@ -123,6 +123,8 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
     tracing::info!(cause, "stopping");
     notify(&[NotifyState::Stopping]);
     stop.send_replace(true);
+    // Who follows the events is answered now, and does not hold up the end.
+    events.close();
     if let Err(error) = serving.await {
         tracing::error!(%error, "the management socket's server broke off");
     }

@@ -1,9 +1,9 @@
 //! The management socket: made so that nobody can connect before its mode and group are right.
 //!
 //! It is bound inside a directory that only this user can enter, gets its group and mode there, and
-//! is then renamed to its place. So no umask has to be changed (that is shared by all threads) and there
-//! is no moment in which the socket is open to all. A socket that an ended service left is replaced; one
-//! that somebody answers on is not.
+//! is then renamed to its place. So no umask has to be changed (that is shared by all threads) and
+//! there is no moment in which the socket is open to all. A socket that an ended service left is
+//! replaced; one that somebody answers on is not.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;

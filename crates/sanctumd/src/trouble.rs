@@ -58,6 +58,10 @@ pub(crate) fn provision(error: &ProvisionError) -> Problem {
             Code::AlreadyExists,
             "choose another --path, or use the file with --existing",
         ),
+        Fault::Leftover => (
+            Code::AlreadyExists,
+            "bring the image back that it belongs to, remove it when that image is gone for good, or choose another --path",
+        ),
         Fault::NoSpace => (
             Code::NoSpace,
             "free space, choose a smaller size, or make the image thin",

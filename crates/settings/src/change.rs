@@ -9,8 +9,9 @@
 //!  discard ─► staged file removed, if the service would not have it
 //! ```
 //!
-//! A plan knows which generation it changes ([`Plan::base`]) and what `current.toml` held: staging fails with a
-//! conflict if somebody else came in between, be it through this store or with an editor.
+//! A plan knows which generation it changes ([`Plan::base`]) and what `current.toml` held: staging
+//! fails with a conflict if somebody else came in between, be it through this store or with an
+//! editor.
 
 use std::io;
 use std::sync::Arc;
@@ -90,7 +91,8 @@ fn conflict(expected: Option<&u64>, current: Option<&Generation>) -> String {
 /// Why an activation did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
-    /// The old settings are still current, and stay so; a service that runs with the new ones must go back.
+    /// The old settings are still current, and stay so; a service that runs with the new ones must
+    /// go back.
     #[error("the new settings could not be made current; the old ones still are")]
     NotActivated(#[source] io::Error),
     /// The new settings are current, but whether a loss of power would keep them so is not known.
@@ -123,8 +125,8 @@ pub struct Plan {
     pub text: String,
     /// The generation that the plan changes; none where there is none yet.
     pub base: Option<u64>,
-    /// Unified diff of the canonical forms: defaults spelled out, comments left out. Empty: nothing changes
-    /// but comments and layout.
+    /// Unified diff of the canonical forms: defaults spelled out, comments left out. Empty: nothing
+    /// changes but comments and layout.
     pub diff: String,
     /// The same, value by value.
     pub changes: Vec<Change>,
@@ -176,10 +178,12 @@ impl Store {
         self.plan(document, text, check)
     }
 
-    /// Plans to replace the settings by a text somebody wrote; it is kept as it is, comments included.
+    /// Plans to replace the settings by a text somebody wrote; it is kept as it is, comments
+    /// included.
     ///
     /// # Errors
-    /// The text is not a settings document, with every reason found; or the current file cannot be looked at.
+    /// The text is not a settings document, with every reason found; or the current file cannot be
+    /// looked at.
     pub fn propose_text(&self, text: &[u8], check: Check<'_>) -> Result<Plan, ProposeError> {
         let document = parse::parse(text).map_err(ProposeError::Invalid)?;
         let text = parse::text(text, limits::DOCUMENT_BYTES).map_err(ProposeError::Invalid)?;
@@ -198,8 +202,8 @@ impl Store {
         Ok(plan)
     }
 
-    /// Plans to restore a kept generation where the current file is missing or cannot be used; what is there
-    /// is kept aside as `current.damaged.toml`.
+    /// Plans to restore a kept generation where the current file is missing or cannot be used; what
+    /// is there is kept aside as `current.damaged.toml`.
     ///
     /// # Errors
     /// As [`Store::propose_rollback`].
@@ -225,8 +229,8 @@ impl Store {
         Ok(plan)
     }
 
-    /// Writes a plan's generation, stable, without making it current. `who` and `why` are for the history; they
-    /// are cut at [`limits::WHO_BYTES`] and [`limits::WHY_BYTES`].
+    /// Writes a plan's generation, stable, without making it current. `who` and `why` are for the
+    /// history; they are cut at [`limits::WHO_BYTES`] and [`limits::WHY_BYTES`].
     ///
     /// # Errors
     /// Refused, overtaken, or not written; nothing is changed then.

@@ -47,7 +47,8 @@ impl Default for Document {
 pub struct ServiceSettings {
     /// What this host does.
     pub role: Role,
-    /// Label of this host in listings, events and identities; 1 to 64 letters, digits, `-`, `_`, `.`.
+    /// Label of this host in listings, events and identities; 1 to 64 letters, digits, `-`, `_`,
+    /// `.`.
     pub name: String,
     /// Threads of the data path; 0 is one per core.
     pub shards: u16,

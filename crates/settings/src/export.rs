@@ -1,9 +1,9 @@
 //! Settings to take away: the document, with secrets only under a passphrase.
 //!
-//! Sealed secrets are a section of the document, `[sealed_secrets]`: the key is PBKDF2-HMAC-SHA256 of
-//! the passphrase over a random salt of 16 bytes with [`limits::EXPORT_ROUNDS`] rounds, the cipher
-//! AES-256-GCM with a random nonce of 12 bytes, over the text of the secrets file. The method's
-//! name, salt and rounds are authenticated with it.
+//! Sealed secrets are a section of the document, `[sealed_secrets]`: the key is PBKDF2-HMAC-SHA256
+//! of the passphrase over a random salt of 16 bytes with [`limits::EXPORT_ROUNDS`] rounds, the
+//! cipher AES-256-GCM with a random nonce of 12 bytes, over the text of the secrets file. The
+//! method's name, salt and rounds are authenticated with it.
 
 use std::num::NonZeroU32;
 
@@ -100,8 +100,9 @@ pub struct Imported {
     pub secrets: Vec<(String, SecretString)>,
 }
 
-/// A document's text for taking away. With secrets and a passphrase, all of the secrets are in it, sealed; without,
-/// none are, and the names that the document refers to must be given secrets where it is imported.
+/// A document's text for taking away. With secrets and a passphrase, all of the secrets are in it,
+/// sealed; without, none are, and the names that the document refers to must be given secrets where
+/// it is imported.
 ///
 /// # Errors
 /// The passphrase is too short, encryption fails, or the document cannot be written.
@@ -163,7 +164,8 @@ fn seal(secrets: &Secrets, passphrase: &SecretString) -> Result<SealedSecrets, E
         data: String::new(),
     };
     let key = key(passphrase, &salt, sealed.rounds).ok_or(ExportError::Crypto)?;
-    // Encrypted in place; what capacity is left for the tag keeps it from being moved and left behind.
+    // Encrypted in place; what capacity is left for the tag keeps it from being moved and left
+    // behind.
     let text = secrets.to_text();
     let mut data = Zeroizing::new(Vec::with_capacity(text.len() + AES_256_GCM.tag_len()));
     data.extend_from_slice(text.as_bytes());

@@ -2,13 +2,15 @@
 //!
 //! # What it is for
 //!
-//! Everything that can be set on one host is one document ([`Document`], TOML). This crate reads it with
-//! reasons a person understands, tells what a change would change, and keeps it on disk so that a
-//! crash at any moment leaves the settings of before or those of after, whole. It keeps the last
-//! generations with who, when and why, brings any of them back, and keeps secrets apart from it all.
+//! Everything that can be set on one host is one document ([`Document`], TOML). This crate reads it
+//! with reasons a person understands, tells what a change would change, and keeps it on disk so
+//! that a crash at any moment leaves the settings of before or those of after, whole. It keeps the
+//! last generations with who, when and why, brings any of them back, and keeps secrets apart from
+//! it all.
 //!
-//! It does not know what the settings mean to the service (the caller brings a [`Check`]), applies nothing
-//! to it, and holds no part of the cluster's settings, which live in the cluster's database.
+//! It does not know what the settings mean to the service (the caller brings a [`Check`]), applies
+//! nothing to it, and holds no part of the cluster's settings, which live in the cluster's
+//! database.
 //!
 //! # Key types
 //!

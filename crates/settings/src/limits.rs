@@ -51,7 +51,8 @@ pub const SECRET_BYTES_ADVISED: usize = 16;
 /// Longest CHAP secret, in bytes: what a text value of a login may hold.
 pub const SECRET_BYTES_MAX: usize = 255;
 
-/// Length of a secret made here, in letters and digits: 95 bits of chance, and every initiator takes it.
+/// Length of a secret made here, in letters and digits: 95 bits of chance, and every initiator
+/// takes it.
 pub const SECRET_GENERATED: usize = 16;
 
 /// Longest file of secrets, in bytes; an escaped secret may be six times its length.

@@ -12,8 +12,8 @@ use crate::shape;
 /// Reads a document.
 ///
 /// # Errors
-/// Everything found wrong, with lines: bytes that are no text, syntax, another version, unknown keys
-/// (all of them), values of the wrong type.
+/// Everything found wrong, with lines: bytes that are no text, syntax, another version, unknown
+/// keys (all of them), values of the wrong type.
 pub fn parse(bytes: &[u8]) -> Result<Document, Problems> {
     parse_text(text(bytes, limits::DOCUMENT_BYTES)?)
 }
@@ -197,8 +197,8 @@ fn type_name(name: &str) -> String {
     }
 }
 
-/// Path of the innermost key or value that covers an offset. Tables made by headers cover only their
-/// header, so that the whole tree is looked through.
+/// Path of the innermost key or value that covers an offset. Tables made by headers cover only
+/// their header, so that the whole tree is looked through.
 fn path_at(root: &Spanned<DeTable<'_>>, offset: usize) -> String {
     let mut best = (usize::MAX, String::new());
     for (key, value) in root.get_ref() {
@@ -248,8 +248,8 @@ fn cover(span: &std::ops::Range<usize>, path: &str, offset: usize, best: &mut (u
     }
 }
 
-/// Offset of what stands at a path such as `iscsi.target[0].name`; of the innermost part that is there, if
-/// its first part is.
+/// Offset of what stands at a path such as `iscsi.target[0].name`; of the innermost part that is
+/// there, if its first part is.
 fn offset_of(root: &DeTable<'_>, path: &str) -> Option<usize> {
     let mut table = Some(root);
     let mut found = None;

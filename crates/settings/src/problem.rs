@@ -13,7 +13,8 @@ pub struct Problem {
     pub line: usize,
     /// Column in characters, from 1; 0 where the place is not known.
     pub column: usize,
-    /// Where in the document, such as `iscsi.device[1].size`; empty for what concerns the text as such.
+    /// Where in the document, such as `iscsi.device[1].size`; empty for what concerns the text as
+    /// such.
     pub path: String,
     /// What is wrong, for people.
     pub reason: String,
@@ -83,7 +84,8 @@ impl std::error::Error for Problems {}
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{path}: {reason}")]
 pub struct CheckError {
-    /// Where in the document; from its root (`iscsi.target[0].name`) or from the iSCSI section (`target[0].name`).
+    /// Where in the document; from its root (`iscsi.target[0].name`) or from the iSCSI section
+    /// (`target[0].name`).
     pub path: String,
     /// Why, for people.
     pub reason: String,

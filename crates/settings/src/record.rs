@@ -13,8 +13,8 @@
 //! ```
 //!
 //! The header is made of comments, so the file is a document in itself and lines are numbered
-//! alike in both. The checksum covers the header lines before it and all that follows it: a file that
-//! was damaged, or edited by hand, is told from one that was written here.
+//! alike in both. The checksum covers the header lines before it and all that follows it: a file
+//! that was damaged, or edited by hand, is told from one that was written here.
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;

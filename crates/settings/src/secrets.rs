@@ -1,8 +1,8 @@
 //! Secrets by name, in a file of their own.
 //!
-//! `DATA_DIR/secrets/secrets.toml`: directory 0700, file 0600, one `name = "secret"` a line. The settings
-//! name secrets and never hold them. The file can be edited by hand; its permissions are checked at
-//! every load, because a file that others can read has told its secrets already.
+//! `DATA_DIR/secrets/secrets.toml`: directory 0700, file 0600, one `name = "secret"` a line. The
+//! settings name secrets and never hold them. The file can be edited by hand; its permissions are
+//! checked at every load, because a file that others can read has told its secrets already.
 //!
 //! Secrets that come with a document are in force with it, or not at all:
 //!
@@ -290,7 +290,10 @@ impl Secrets {
             unfinished: false,
         };
         loaded.settle(&data_dir.join("settings/current.toml"))?;
-        let absent = |error: &SecretsError| matches!(error, SecretsError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound);
+        let absent = |error: &SecretsError| match error {
+            SecretsError::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        };
         match guard(&*loaded.storage, &loaded.path, 0o600) {
             Ok(()) => {}
             Err(error) if absent(&error) => return Ok(loaded),
@@ -598,7 +601,8 @@ fn write_text(head: &str, secrets: &BTreeMap<String, SecretString>) -> Zeroizing
         text.push_str(name);
         text.push_str("\" = \"");
         for c in secret.expose_secret().chars() {
-            // Control characters are refused before; quotes and backslashes are all there is to escape.
+            // Control characters are refused before; quotes and backslashes are all there is to
+            // escape.
             if matches!(c, '"' | '\\') {
                 text.push('\\');
             }

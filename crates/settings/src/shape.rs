@@ -1,8 +1,8 @@
 //! Which keys a document may hold, and where.
 //!
 //! Serde refuses unknown keys too, but one at a time, without a path, and (for a device, whose kind
-//! is a flattened enum) not at all. So a pass over the tree finds all of them, with their places and
-//! the nearest known key. The keys are asked of the types themselves ([`fields_of`]); only a
+//! is a flattened enum) not at all. So a pass over the tree finds all of them, with their places
+//! and the nearest known key. The keys are asked of the types themselves ([`fields_of`]); only a
 //! device's are listed here, and a test compares the list with what a device writes.
 
 use std::sync::LazyLock;

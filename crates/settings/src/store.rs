@@ -79,8 +79,8 @@ pub enum LoadError {
         /// The newest generation that can be restored.
         restorable: Option<Box<Generation>>,
     },
-    /// The current settings are a good document, but not the one that was written here: edited by hand, or
-    /// damaged in a way that still makes sense.
+    /// The current settings are a good document, but not the one that was written here: edited by
+    /// hand, or damaged in a way that still makes sense.
     #[error("{} was not written by this service ({problem}): if you edited it, adopt it; if not, {}", path.display(), restore_hint(restorable.as_deref()))]
     Changed {
         /// The file.
@@ -199,7 +199,8 @@ pub(crate) struct Listing {
 }
 
 impl Store {
-    /// Opens the store under a data directory, and locks it against other processes. Reads nothing yet.
+    /// Opens the store under a data directory, and locks it against other processes. Reads nothing
+    /// yet.
     ///
     /// # Errors
     /// The directories cannot be made, or the store is in use.
@@ -243,9 +244,9 @@ impl Store {
         })
     }
 
-    /// Reads the current settings. After a crash they are those of before or those of after the change
-    /// that was under way, whole: after, if and only if the activation had come to its rename. What
-    /// was staged and not activated is cleared away.
+    /// Reads the current settings. After a crash they are those of before or those of after the
+    /// change that was under way, whole: after, if and only if the activation had come to its
+    /// rename. What was staged and not activated is cleared away.
     ///
     /// # Errors
     /// There are none, or they cannot be used; what could be restored is told. Nothing is replaced.
@@ -322,7 +323,8 @@ impl Inner {
     fn make_directories(&self) -> Result<(), OpenError> {
         let path = self.generations();
         let made = self.storage.make_directory(&path);
-        // The names of new directories are made stable too; where that cannot be, changes will say so.
+        // The names of new directories are made stable too; where that cannot be, changes will say
+        // so.
         let parents = [self.directory.parent(), Some(&self.directory)];
         for parent in parents.into_iter().flatten() {
             let _ = self.storage.sync_directory(parent);

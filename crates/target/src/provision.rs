@@ -10,8 +10,9 @@
 //! | block | data directory, by the disk's own serial | stays: the disk is the same one when it comes back |
 //! | RAM, ISO | data directory, by the device's name | goes ([`forget`]): nothing of the device is left |
 //!
-//! What can fail between two steps: an image is made whole or not at all; of an image that is
-//! removed the document goes first, so that no later image of that name takes its identity.
+//! What can fail between two steps: an image is made whole or not at all. A removal that broke off
+//! may leave the document; no later image of that name takes its identity, it is refused
+//! ([`Fault::Leftover`]).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -58,6 +59,8 @@ pub enum ProvisionError {
 pub enum Fault {
     /// Something is in the place already, and is left as it is.
     Exists,
+    /// The document of an earlier image lies beside the place: the new one would take its identity.
+    Leftover,
     /// There is nothing in the place.
     Missing,
     /// The file system is full.
@@ -75,6 +78,7 @@ impl ProvisionError {
     pub const fn fault(&self) -> Fault {
         match self {
             Self::Device(DeviceError::Exists { .. }) => Fault::Exists,
+            Self::Device(DeviceError::Leftover { .. }) => Fault::Leftover,
             Self::Device(DeviceError::NoSpace { .. }) => Fault::NoSpace,
             Self::Device(DeviceError::Cancelled { .. }) => Fault::Cancelled,
             Self::Device(DeviceError::Size { .. } | DeviceError::BlockSize { .. }) => {
@@ -125,20 +129,11 @@ pub fn image_size(path: &Path) -> Result<u64, ProvisionError> {
 /// name it any more.
 ///
 /// # Errors
-/// [`ProvisionError::Remove`] with what is there still.
+/// What is there still; a repetition goes on from there.
 pub fn remove_image(path: &Path) -> Result<(), ProvisionError> {
-    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let image = Backing::Image {
-        path: file.clone(),
-        size: 0,
-        provisioning: Provisioning::Thin,
-        block_size: 0,
-        read_only: false,
-    };
-    let beside = BesideStore::for_device(&image, "", Path::new(""))?;
-    remove(beside.path())?;
-    remove(&file)?;
     // The path given may be a link to the file.
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    disk::remove_image(&file)?;
     remove(path)
 }
 
@@ -206,6 +201,16 @@ mod tests {
         assert!(names(directory.path()).is_empty());
         remove_image(&link).unwrap();
         assert_eq!(image_size(&path).unwrap_err().fault(), Fault::Missing);
+    }
+
+    #[test]
+    fn a_new_image_does_not_take_the_identity_of_an_earlier_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        std::fs::write(directory.path().join("a.img.sanctum"), "x").unwrap();
+        let made = create_image(&path, 1 << 20, Provisioning::Thin, &mut |_, _| true);
+        assert_eq!(made.unwrap_err().fault(), Fault::Leftover);
+        assert_eq!(names(directory.path()), ["a.img.sanctum"]);
     }
 
     #[test]

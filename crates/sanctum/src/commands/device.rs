@@ -61,7 +61,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "BOOL")]
         physical_blocks: Option<bool>,
     },
-    /// Loads the medium of a removable device, retries one that failed, or accepts an empty RAM disk
+    /// Loads the medium of a removable device, retries one that failed, or accepts an empty RAM
+    /// disk
     Load {
         /// Name
         name: String,
@@ -168,7 +169,12 @@ pub(crate) struct Common {
     #[arg(long)]
     synchronous: bool,
     /// Operations at once, 1 to 1024
-    #[arg(long, value_name = "N", default_value_t = limits::DEPTH_DEFAULT, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = limits::DEPTH_DEFAULT,
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
     queue_depth: u16,
     /// Tells initiators nothing of physical blocks larger than the logical ones
     #[arg(long)]

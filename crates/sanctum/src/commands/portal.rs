@@ -27,7 +27,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         interface: Option<String>,
         /// Portal group tag, 1 to 65535
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 1,
+            value_parser = clap::value_parser!(u16).range(1..)
+        )]
         group: u16,
         /// Adds it without listening
         #[arg(long)]

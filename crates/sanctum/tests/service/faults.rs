@@ -1,5 +1,5 @@
-//! Bad flags, damaged settings, two services, open secrets, a port that is taken, a device that is gone:
-//! each has its clear error, and nothing is lost or half applied.
+//! Bad flags, damaged settings, two services, open secrets, a port that is taken, a device that is
+//! gone: each has its clear error, and nothing is lost or half applied.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;

@@ -34,8 +34,8 @@ fn pipelined(service: &Running, requests: &str) -> String {
     answers
 }
 
-/// The work may be done before it can be cancelled, then it is tried again: what is tested is what a
-/// cancellation leaves, and that there is one in so many tries.
+/// The work may be done before it can be cancelled, then it is tried again: what is tested is what
+/// a cancellation leaves, and that there is one in so many tries.
 const TRIES: u64 = 20;
 
 #[test]

@@ -229,8 +229,10 @@ fn merge(device: &mut Device, to: &DeviceChange) -> Result<(), Problem> {
         let size = match &mut device.backing {
             Backing::Image { size, .. } | Backing::Ram { size, .. } => size,
             Backing::Block { .. } | Backing::Iso { .. } => {
-                return Err(Problem::new(Code::Refused, format!("device {name} takes its size from what it is made of"))
-                    .next("enlarge the disk or volume; the service takes the new size when the device is loaded again"));
+                let what = format!("device {name} takes its size from what it is made of");
+                return Err(Problem::new(Code::Refused, what).next(format!(
+                    "enlarge the disk or volume, then: sanctum device load {name}"
+                )));
             }
         };
         if wanted < *size {
@@ -330,7 +332,10 @@ pub(super) async fn load(
 ) -> Answer<()> {
     let done = {
         let name = name.clone();
-        admin.alone(move |admin| async move { done(Box::pin(admin.service().load_device(&name)).await) }).await
+        let load = move |admin: Admin| async move {
+            done(Box::pin(admin.service().load_device(&name)).await)
+        };
+        admin.alone(load).await
     };
     done?;
     admin.tell_done(
