@@ -138,7 +138,8 @@ fn claim(path: &Path, read_only: bool) -> Result<OwnedFd, DeviceError> {
     }
 }
 
-/// Size in bytes now: of a block device its end is what `BLKGETSIZE64` tells. (Moves the claim's own file position, which nothing uses.)
+/// Size in bytes now: of a block device its end is what `BLKGETSIZE64` tells. (Moves the claim's
+/// own file position, which nothing uses.)
 pub(crate) fn size_of(file: &OwnedFd, path: &Path) -> Result<u64, DeviceError> {
     rustix::fs::seek(file, SeekFrom::End(0)).map_err(|errno| DeviceError::Inspect {
         path: path.into(),

@@ -6,13 +6,14 @@
 //! shared by all shards; an operation ([`Request`]) runs as a future on the shard that starts it,
 //! does its input and output through that shard's `ring::Io`, and ends in a [`Reply`] or one of the
 //! few [`DiskError`]s that one table in `scsi` turns into sense data. [`create_image`] makes image
-//! files, [`remove_image`] removes them with their documents. [`beside`] keeps what must move with a device: identity, reservations, saved mode pages.
+//! files, [`remove_image`] removes them with their documents. [`beside`] keeps what must move with
+//! a device: identity, reservations, saved mode pages.
 //!
 //! # What it is not
 //!
-//! No SCSI, no queueing policy (the target has a gate for each device), no cache of its own (the page cache is one), no
-//! ordering between operations in flight, no locking of ranges against each other: that is the
-//! business of the target above. No `unsafe`.
+//! No SCSI, no queueing policy (the target has a gate for each device), no cache of its own (the
+//! page cache is one), no ordering between operations in flight, no locking of ranges against each
+//! other: that is the business of the target above. No `unsafe`.
 //!
 //! # Key types
 //!

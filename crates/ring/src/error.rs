@@ -32,7 +32,7 @@ pub enum RingError {
          (SANCTUM_RING=epoll) or remove the cause"
     )]
     UringUnavailable {
-        /// The likely cause, as [`crate::probe`] words it.
+        /// The likely cause, as [`crate::probe()`] words it.
         cause: String,
     },
     /// A descriptor the driver itself needs could not be made.
