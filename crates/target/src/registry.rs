@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use scsi::Nexus;
 use tokio::sync::oneshot;
 
-use crate::info::SessionInfo;
+use crate::info::{SessionInfo, hex};
 use crate::message::{Login, PortalState, Refusal};
 use crate::proof::Proof;
 
@@ -42,15 +42,10 @@ impl SessionShared {
     }
 
     fn info(&self, now: Instant) -> SessionInfo {
-        let isid = self
-            .nexus
-            .isid
-            .iter()
-            .fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         SessionInfo {
             tsih: self.tsih,
             initiator: self.nexus.initiator.to_string(),
-            isid,
+            isid: hex(&self.nexus.isid),
             target: self.target.clone(),
             portal: self.portal.name.clone(),
             peer: self.peer,
