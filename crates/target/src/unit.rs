@@ -65,6 +65,18 @@ struct Doubt {
     told: HashSet<Nexus>,
 }
 
+impl Doubt {
+    fn holds(&self, nexus: &Nexus) -> bool {
+        self.at_start.owes(&nexus.to_string()) && !self.told.contains(nexus)
+    }
+
+    fn tell(&mut self, nexus: &Nexus) {
+        if self.told.len() < limits::TOLD_MAX {
+            self.told.insert(nexus.clone());
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Opened(Arc<dyn Disk>);
 
@@ -164,17 +176,13 @@ impl LogicalUnit {
     /// Whether writes of this nexus from before an unclean stop of the host are in doubt, and it was
     /// not told.
     pub(crate) fn is_in_doubt(&self, nexus: &Nexus) -> bool {
-        let doubt = self.doubt.lock();
-        doubt.at_start.owes(&nexus.to_string()) && !doubt.told.contains(nexus)
+        self.doubt.lock().holds(nexus)
     }
 
     /// It was told, as its acknowledgement shows. Past the bound nexuses are not remembered: they are
     /// told once more in their next session, which does no harm.
     pub(crate) fn told(&self, nexus: &Nexus) {
-        let told = &mut self.doubt.lock().told;
-        if told.len() < limits::TOLD_MAX {
-            told.insert(nexus.clone());
-        }
+        self.doubt.lock().tell(nexus);
     }
 
     /// Nexuses in doubt at the start.
@@ -218,5 +226,40 @@ impl LogicalUnit {
 
     pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn past_the_bound_nexuses_are_told_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let backing = disk::Backing::Ram {
+            size: 512,
+            block_size: 512,
+        };
+        let store = BesideStore::for_device(&backing, "ram", directory.path()).unwrap();
+        let mut beside = store.load_or_create().unwrap();
+        let nexus = |number: u32| Nexus::new(format!("iqn.2026-11.test:{number}"), [0; 6], 1);
+        let most = u32::try_from(limits::TOLD_MAX).unwrap();
+        // More than the document has names for: everybody is owed.
+        for number in 0..=most {
+            beside.wrote(&nexus(number).to_string(), "an earlier boot");
+        }
+        assert!(beside.settle("this boot"));
+        let mut doubt = Doubt {
+            at_start: beside,
+            told: HashSet::new(),
+        };
+        for number in 0..2 * most {
+            assert!(doubt.holds(&nexus(number)));
+            doubt.tell(&nexus(number));
+        }
+        assert_eq!(doubt.told.len(), limits::TOLD_MAX);
+        assert!(!doubt.holds(&nexus(0)));
+        assert!(doubt.holds(&nexus(2 * most)));
+        assert!(doubt.holds(&nexus(most)), "not remembered, so told again");
     }
 }
