@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use scsi::Attention;
 use scsi::change::Selector;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::apply::{Ready, nothing};
 use crate::config::{Config, Device, Portal};
@@ -138,35 +139,40 @@ impl Service {
                 overdue = Some(format!("device {}", device.name));
             }
         }
-        if let Some(initiator) = self.follow_all(&after).await {
-            overdue = Some(format!("the session of {initiator}"));
-        }
-        for (name, unit) in &before.units {
-            if !after.units.contains_key(name) && self.retire(unit).await.is_err() {
-                overdue = Some(format!("device {name}"));
-            }
-        }
+        let followed = self.follow_all(&after).await;
+        let retired = self.retire_all(&before, &after).await;
+        let overdue = overdue.or(followed).or(retired);
         overdue.map_or(Ok(()), |what| Err(ServiceError::Stuck { what }))
     }
 
-    /// All at once: a session that does not end must not keep another one's access alive. Gives the
-    /// initiator of one that does not.
+    /// All at once: a session that does not end must not keep another one's access alive. Gives one
+    /// that does not.
     async fn follow_all(&self, after: &Arc<Exports>) -> Option<String> {
-        let mut following = tokio::task::JoinSet::new();
+        let mut following = JoinSet::new();
         for session in self.shared().registry.all() {
             let (service, after) = (self.clone(), Arc::clone(after));
             following.spawn(async move {
                 let followed = service.follow(&after, &session).await;
-                followed.map_err(|Overdue| session.nexus.initiator.to_string())
+                followed.map_err(|Overdue| format!("the session of {}", session.nexus.initiator))
             });
         }
-        let mut overdue = None;
-        while let Some(followed) = following.join_next().await {
-            if let Ok(Err(initiator)) = followed {
-                overdue = Some(initiator);
+        overdue_of(following).await
+    }
+
+    /// All devices that are not served any more, at once. Gives one that is not done with.
+    async fn retire_all(&self, before: &Exports, after: &Exports) -> Option<String> {
+        let mut retiring = JoinSet::new();
+        for (name, unit) in &before.units {
+            if after.units.contains_key(name) {
+                continue;
             }
+            let (service, name, unit) = (self.clone(), name.clone(), Arc::clone(unit));
+            retiring.spawn(async move {
+                let retired = service.retire(&unit).await;
+                retired.map_err(|Overdue| format!("device {name}"))
+            });
         }
-        overdue
+        overdue_of(retiring).await
     }
 
     async fn switch_portals(&self, before: &Exports, after: &Exports, held: &mut Listeners) {
@@ -334,6 +340,17 @@ impl Service {
             tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
         }
     }
+}
+
+/// Waits for all; gives one that was overdue.
+async fn overdue_of(mut all: JoinSet<Result<(), String>>) -> Option<String> {
+    let mut overdue = None;
+    while let Some(one) = all.join_next().await {
+        if let Ok(Err(what)) = one {
+            overdue = Some(what);
+        }
+    }
+    overdue
 }
 
 /// Binds; a port that is taken is waited for a while: the kernel holds on to the listening socket
