@@ -32,17 +32,14 @@
 //!
 //! What can fail between two steps:
 //! - Process killed: every recorded line is in the page cache and survives; a line cut in the
-//! middle
-//!   is dropped at the next start.
+//!   middle is dropped at the next start.
 //! - Host lost: the lines the kernel had not written are lost. [`Store::sync`] makes them stable.
 //! - Disk full or failing: the event stays in memory, [`Store::health`] says so, and the store
-//! tries
-//!   again with the next event after [`limits::RETRY_AFTER`]; what is still in memory is then
-//! caught up. Numbers
-//!   given meanwhile are given again if the process ends before the disk takes lines again.
+//!   tries again with the next event after [`limits::RETRY_AFTER`]; what is still in memory is then
+//!   caught up. Numbers given meanwhile are given again if the process ends before the disk takes
+//!   lines again.
 //! - Rotation cut in the middle: `events.jsonl` is absent and `events.1.jsonl` complete; the next
-//! start begins a
-//!   new one.
+//!   start begins a new one.
 //!
 //! # On disk
 //!

@@ -164,10 +164,14 @@ impl Admin {
         self.expected(by)?;
         let mut document = self.current()?.document.clone();
         let value = edit(&mut document)?;
-        let plan = self
+        let mut plan = self
             .store()
             .propose(document, &|document| self.check(document))
             .map_err(|error| trouble::propose(&error))?;
+        // Who typed a command has not seen the text that the lines would be of.
+        for problem in &mut plan.checks {
+            (problem.line, problem.column) = (0, 0);
+        }
         let changed = Box::pin(self.change(by, what, plan, Vec::new())).await?;
         Ok(Changed {
             generation: changed.generation,

@@ -56,6 +56,23 @@ impl IntoResponse for Failed {
 /// What a handler gives.
 type Answer<T> = Result<Json<T>, Failed>;
 
+/// What was looked for by its name. `noun` is the command line's word for its kind.
+fn named<T>(found: Option<T>, noun: &str, what: &str) -> Result<T, Problem> {
+    found.ok_or_else(|| {
+        Problem::new(Code::NotFound, format!("there is no {what}"))
+            .next(format!("list what there is: sanctum {noun} list"))
+    })
+}
+
+/// Refuses a second thing of a name.
+fn fresh(taken: bool, what: &str, next_step: &str) -> Result<(), Problem> {
+    if !taken {
+        return Ok(());
+    }
+    let what = format!("{what} exists already");
+    Err(Problem::new(Code::AlreadyExists, what).next(next_step))
+}
+
 fn router(admin: Admin) -> Router {
     let v1 = Router::new()
         .route("/status", get(status::show))

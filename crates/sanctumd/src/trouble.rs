@@ -31,16 +31,20 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
             .next("nothing was changed; look at `sanctum device list` and at the system log"),
         ServiceError::NotUndone { .. } => Problem::new(Code::Internal, text)
             .next("apply the settings once more when the disk answers"),
-        ServiceError::Reserved { device, .. } => Problem::new(Code::Refused, text)
-            .next(format!("see who holds them: sanctum device show {device}")),
+        ServiceError::Reserved { device, .. } => Problem::new(Code::Refused, text).next(format!(
+            "see who holds them: sanctum device show {device}; to have them gone: \
+                 sanctum device clear-reservations {device}"
+        )),
         ServiceError::Listen { portal, .. } => Problem::new(Code::Refused, text)
             .causes(error)
             .next(format!(
                 "check address and port of portal {portal}; nothing was changed"
             )),
-        ServiceError::Device { .. } => Problem::new(Code::Refused, text)
+        ServiceError::Device { device, .. } => Problem::new(Code::Refused, text)
             .causes(error)
-            .next("nothing was changed"),
+            .next(format!(
+                "mend what is said of {device} and repeat; nothing was changed"
+            )),
         _ => Problem::new(Code::Internal, text).causes(error),
     }
 }
@@ -72,7 +76,7 @@ pub(crate) fn provision(error: &ProvisionError) -> Problem {
         ),
         Fault::Cancelled => (Code::Cancelled, ""),
         Fault::Invalid => (Code::InvalidRequest, "choose another size"),
-        _ => (Code::Refused, "nothing was changed"),
+        _ => (Code::Refused, ""),
     };
     Problem::new(code, error.to_string())
         .causes(error)

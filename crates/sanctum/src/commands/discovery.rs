@@ -4,7 +4,7 @@ use api::config::Authentication;
 use clap::Subcommand;
 
 use crate::cli::Context;
-use crate::commands::target::Proof;
+use crate::commands::target::{Proof, hashes};
 use crate::commands::{listed, yes_no};
 use crate::failure::Failure;
 
@@ -49,11 +49,6 @@ impl Command {
 
 async fn show(context: &Context) -> Result<(), Failure> {
     let proof = context.client.discovery().await?;
-    let algorithms: Vec<String> = proof
-        .algorithms
-        .iter()
-        .filter_map(|algorithm| Some(serde_json::to_value(algorithm).ok()?.as_str()?.to_owned()))
-        .collect();
     let fields = vec![
         ("chap", listed(&proof.accounts, "no proof asked")),
         (
@@ -61,7 +56,7 @@ async fn show(context: &Context) -> Result<(), Failure> {
             proof.mutual.clone().unwrap_or_else(|| "no".to_owned()),
         ),
         ("mutual required", yes_no(proof.mutual_required)),
-        ("algorithms", listed(&algorithms, "all")),
+        ("hashes", hashes(&proof.algorithms)),
     ];
     context.output.one(&proof, fields)
 }

@@ -173,7 +173,7 @@ async fn history(context: &Context) -> Result<(), Failure> {
             let active = if entry.active { "in force" } else { "" };
             vec![
                 entry.generation.to_string(),
-                entry.time.clone(),
+                to_the_second(&entry.time),
                 entry.who.clone(),
                 entry.why.clone(),
                 active.to_owned(),
@@ -185,6 +185,14 @@ async fn history(context: &Context) -> Result<(), Failure> {
         &["generation", "time", "who", "why", "state"],
         rows,
     )
+}
+
+/// A time as people compare it; programs get all of it.
+fn to_the_second(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
 }
 
 fn read(file: &Path, passphrase_stdin: bool) -> Result<SettingsText, Failure> {

@@ -120,6 +120,16 @@ fn algorithm(text: &str) -> Result<ChapAlgorithm, String> {
         .map_err(|_| "one of md5, sha1, sha256, sha3-256".to_owned())
 }
 
+/// Hashes under the names that the settings use.
+pub(crate) fn hashes(algorithms: &[ChapAlgorithm]) -> String {
+    let name = |algorithm| match serde_json::to_value(algorithm) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    };
+    let names: Vec<String> = algorithms.iter().map(name).collect();
+    listed(&names, "all")
+}
+
 impl Command {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
@@ -231,6 +241,7 @@ fn show(view: &TargetView) -> String {
                 .unwrap_or_else(|| "no".to_owned()),
         ),
         ("mutual required", yes_no(authentication.mutual_required)),
+        ("hashes", hashes(&authentication.algorithms)),
         ("sessions", view.sessions.to_string()),
     ]);
     let luns = target

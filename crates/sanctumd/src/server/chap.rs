@@ -9,8 +9,8 @@ use axum::extract::State;
 use secrecy::SecretString;
 use settings::Document;
 
-use super::Answer;
 use super::extract::{Body, Names};
+use super::{Answer, fresh, named};
 use crate::admin::{Admin, By};
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<AccountView>> {
@@ -35,14 +35,12 @@ pub(super) async fn add(
     let stored = admin.alone(move |admin| async move {
         let name = {
             let document = &admin.current()?.document;
-            if document
-                .iscsi
-                .accounts
-                .iter()
-                .any(|account| account.user == user)
-            {
-                return Err(exists(&user));
-            }
+            let accounts = &document.iscsi.accounts;
+            fresh(
+                accounts.iter().any(|account| account.user == user),
+                &format!("account {user}"),
+                &format!("give it a new secret: sanctum chap set-secret {user}"),
+            )?;
             free_name(document, &user, |name| admin.has_secret(name))
         };
         let advice = admin
@@ -164,26 +162,10 @@ fn handed_in(secret: &Secret) -> SecretString {
     SecretString::from(secret.expose())
 }
 
-fn exists(user: &str) -> Problem {
-    Problem::new(
-        Code::AlreadyExists,
-        format!("account {user} exists already"),
-    )
-    .next(format!(
-        "give it a new secret: sanctum chap set-secret {user}"
-    ))
-}
-
 fn find<'a>(document: &'a Document, user: &str) -> Result<&'a ChapAccount, Problem> {
-    document
-        .iscsi
-        .accounts
-        .iter()
-        .find(|account| account.user == user)
-        .ok_or_else(|| {
-            Problem::new(Code::NotFound, format!("there is no CHAP account {user}"))
-                .next("list what there is: sanctum chap list")
-        })
+    let mut accounts = document.iscsi.accounts.iter();
+    let found = accounts.find(|account| account.user == user);
+    named(found, "chap", &format!("CHAP account {user}"))
 }
 
 /// Where an account is named.

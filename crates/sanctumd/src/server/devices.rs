@@ -12,8 +12,8 @@ use settings::Document;
 use target::info::DeviceInfo;
 use target::{ServiceError, provision};
 
-use super::Answer;
 use super::extract::{Body, Names, Params};
+use super::{Answer, fresh, named};
 use crate::admin::{Admin, By, blocking};
 use crate::tasks::Running;
 use crate::trouble;
@@ -58,30 +58,18 @@ fn place(document: &Document, device: &str) -> Option<LunPlace> {
 }
 
 fn find<'a>(document: &'a mut Document, name: &str) -> Result<&'a mut Device, Problem> {
-    document
-        .iscsi
-        .devices
-        .iter_mut()
-        .find(|device| device.name == name)
-        .ok_or_else(|| {
-            Problem::new(Code::NotFound, format!("there is no device {name}"))
-                .next("list what there is: sanctum device list")
-        })
+    let mut devices = document.iscsi.devices.iter_mut();
+    let found = devices.find(|device| device.name == name);
+    named(found, "device", &format!("device {name}"))
 }
 
 fn insert(document: &mut Document, device: Device) -> Result<(), Problem> {
-    if document
-        .iscsi
-        .devices
-        .iter()
-        .any(|other| other.name == device.name)
-    {
-        return Err(Problem::new(
-            Code::AlreadyExists,
-            format!("device {} exists already", device.name),
-        )
-        .next("choose another name"));
-    }
+    let devices = &document.iscsi.devices;
+    fresh(
+        devices.iter().any(|other| other.name == device.name),
+        &format!("device {}", device.name),
+        "choose another name",
+    )?;
     document.iscsi.devices.push(device);
     Ok(())
 }
@@ -209,7 +197,7 @@ fn foresee(admin: &Admin, device: &Device) -> Result<(), Problem> {
     insert(&mut document, device.clone())?;
     admin
         .check(&document)
-        .map_err(|error| trouble::settings_refused(&[error.to_string()]))
+        .map_err(|error| trouble::settings_refused(&[format!("iscsi.{error}")]))
 }
 
 pub(super) async fn change(

@@ -8,8 +8,8 @@ use axum::Json;
 use axum::extract::State;
 use settings::Document;
 
-use super::Answer;
 use super::extract::{Body, Names};
+use super::{Answer, fresh, named};
 use crate::admin::{Admin, By};
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<PortalView>> {
@@ -33,18 +33,12 @@ pub(super) async fn add(
 ) -> Answer<Applied> {
     let what = format!("add portal {} on {}", portal.name, portal.socket_address());
     let changed = admin.edit(by, what, |document| {
-        if document
-            .iscsi
-            .portals
-            .iter()
-            .any(|other| other.name == portal.name)
-        {
-            return Err(Problem::new(
-                Code::AlreadyExists,
-                format!("portal {} exists already", portal.name),
-            )
-            .next("choose another name"));
-        }
+        let portals = &document.iscsi.portals;
+        fresh(
+            portals.iter().any(|other| other.name == portal.name),
+            &format!("portal {}", portal.name),
+            "choose another name",
+        )?;
         document.iscsi.portals.push(portal);
         Ok(())
     });
@@ -90,15 +84,9 @@ pub(super) async fn remove(
 }
 
 fn find<'a>(document: &'a mut Document, name: &str) -> Result<&'a mut Portal, Problem> {
-    document
-        .iscsi
-        .portals
-        .iter_mut()
-        .find(|portal| portal.name == name)
-        .ok_or_else(|| {
-            Problem::new(Code::NotFound, format!("there is no portal {name}"))
-                .next("list what there is: sanctum portal list")
-        })
+    let mut portals = document.iscsi.portals.iter_mut();
+    let found = portals.find(|portal| portal.name == name);
+    named(found, "portal", &format!("portal {name}"))
 }
 
 /// What names a portal.

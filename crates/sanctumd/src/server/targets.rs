@@ -1,15 +1,15 @@
 //! `/targets`
 
+use api::Problem;
 use api::config::Target;
 use api::request::TargetChange;
 use api::view::{Applied, TargetView};
-use api::{Code, Problem};
 use axum::Json;
 use axum::extract::State;
 use settings::Document;
 
-use super::Answer;
 use super::extract::{Body, Names};
+use super::{Answer, fresh, named};
 use crate::admin::{Admin, By};
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<TargetView>> {
@@ -47,18 +47,12 @@ pub(super) async fn add(
     target.name = target.name.to_lowercase();
     let what = format!("add target {}", target.name);
     let changed = admin.edit(by, what, |document| {
-        if document
-            .iscsi
-            .targets
-            .iter()
-            .any(|other| other.name == target.name)
-        {
-            return Err(Problem::new(
-                Code::AlreadyExists,
-                format!("target {} exists already", target.name),
-            )
-            .next("choose another name, or change the target: sanctum target update"));
-        }
+        let targets = &document.iscsi.targets;
+        fresh(
+            targets.iter().any(|other| other.name == target.name),
+            &format!("target {}", target.name),
+            "choose another name, or change the target: sanctum target update",
+        )?;
         document.iscsi.targets.push(target);
         Ok(())
     });
@@ -96,15 +90,9 @@ pub(super) async fn remove(
 /// A target by its name; iSCSI names compare in lower case.
 pub(super) fn find<'a>(document: &'a mut Document, name: &str) -> Result<&'a mut Target, Problem> {
     let lower = name.to_lowercase();
-    document
-        .iscsi
-        .targets
-        .iter_mut()
-        .find(|target| target.name == lower)
-        .ok_or_else(|| {
-            Problem::new(Code::NotFound, format!("there is no target {name}"))
-                .next("list what there is: sanctum target list")
-        })
+    let mut targets = document.iscsi.targets.iter_mut();
+    let found = targets.find(|target| target.name == lower);
+    named(found, "target", &format!("target {name}"))
 }
 
 fn merge(target: &mut Target, to: TargetChange) {
@@ -135,6 +123,8 @@ fn merge(target: &mut Target, to: TargetChange) {
 
 #[cfg(test)]
 mod tests {
+    use api::Code;
+
     use super::*;
 
     fn target() -> Target {
