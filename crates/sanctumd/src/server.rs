@@ -121,6 +121,23 @@ fn router(admin: Admin) -> Router {
         .route("/discovery", get(discovery::show).put(discovery::set))
         .route("/sessions", get(sessions::list))
         .route("/sessions/{tsih}", delete(sessions::end))
+        .route("/events", get(events::list))
+        .route("/events/next", get(events::next))
+        .route("/tasks", get(tasks::list))
+        .route("/tasks/{id}", get(tasks::show).delete(tasks::cancel))
+        .layer(DefaultBodyLimit::max(api::limits::BODY_BYTES_MAX));
+    Router::new()
+        .nest(api::PREFIX, v1.merge(settings_routes()))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn(only_the_allowed))
+        .with_state(admin)
+}
+
+/// The document as a whole; where one comes in, a body may be as large as one.
+fn settings_routes() -> Router<Admin> {
+    Router::new()
         .route("/settings", get(document::show))
         .route("/settings/export", post(document::export))
         .route("/settings/history", get(document::history))
@@ -129,22 +146,10 @@ fn router(admin: Admin) -> Router {
             get(document::of_generation),
         )
         .route("/settings/rollback", post(document::roll_back))
-        .route("/events", get(events::list))
-        .route("/events/next", get(events::next))
-        .route("/tasks", get(tasks::list))
-        .route("/tasks/{id}", get(tasks::show).delete(tasks::cancel))
-        .layer(DefaultBodyLimit::max(api::limits::BODY_BYTES_MAX));
-    let documents = Router::new()
+        .layer(DefaultBodyLimit::max(api::limits::BODY_BYTES_MAX))
         .route("/settings/diff", post(document::diff))
         .route("/settings/apply", post(document::apply))
-        .layer(DefaultBodyLimit::max(api::limits::SETTINGS_BODY_BYTES_MAX));
-    Router::new()
-        .nest(api::PREFIX, v1.merge(documents))
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(unknown_method)
-        .layer(middleware::from_fn(in_time))
-        .layer(middleware::from_fn(only_the_allowed))
-        .with_state(admin)
+        .layer(DefaultBodyLimit::max(api::limits::SETTINGS_BODY_BYTES_MAX))
 }
 
 async fn unknown_path(request: Request) -> Failed {
