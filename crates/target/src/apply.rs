@@ -194,7 +194,14 @@ impl Service {
     ) -> Result<Arc<LogicalUnit>, String> {
         let exposure = Exposure::of(config, &device.name);
         let (device, options) = (device.clone(), self.inner.options.clone());
-        let open = move || devices::open(&device, &exposure, &options.data_dir, &options.opener);
+        let devices = config.devices.clone();
+        let open = move || {
+            if let Some(twin) = devices::twin(&device, &devices, &options.data_dir) {
+                let reason = "it is the same disk as that of the device";
+                return Err(format!("{reason} {twin}; remove one of the two"));
+            }
+            devices::open(&device, &exposure, &options.data_dir, &options.opener)
+        };
         let unit = blocking(open).await??;
         let doubtful = unit.doubtful();
         if doubtful > 0 {

@@ -101,6 +101,23 @@ pub(crate) fn open(
     Ok(unit)
 }
 
+/// The device of the configuration that is the same physical disk under another path. Both would
+/// take the one document of that disk for their own, and neither's gate would know the other's
+/// writes. Images and their like are kept apart by a lock on the file. Blocks.
+pub(crate) fn twin<'a>(device: &Device, others: &'a [Device], data_dir: &Path) -> Option<&'a str> {
+    let document = |device: &Device| {
+        let block = matches!(device.backing, Backing::Block { .. });
+        let store = block.then(|| BesideStore::for_device(&device.backing, &device.name, data_dir));
+        Some(store?.ok()?.path().to_path_buf())
+    };
+    let own = document(device)?;
+    others
+        .iter()
+        .filter(|other| other.name != device.name)
+        .find(|other| document(other).is_some_and(|document| document == own))
+        .map(|other| other.name.as_str())
+}
+
 /// This process, as RAM disks remember it.
 pub(crate) fn process() -> Result<&'static ProcessIdentity, String> {
     static PROCESS: OnceLock<Result<ProcessIdentity, String>> = OnceLock::new();

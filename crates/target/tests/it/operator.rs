@@ -548,6 +548,16 @@ struct Loop {
 }
 
 impl Loop {
+    /// Another node over the same file, which is the same disk.
+    fn twin(&self) -> Self {
+        let node = losetup(&["--find", "--show", self.file.to_str().unwrap()]);
+        Self {
+            node: node.trim().into(),
+            file: self.file.clone(),
+            _directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
     /// `None`, with a word, where this machine has none.
     fn new(bytes: u64, sector: u32) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
@@ -583,6 +593,28 @@ fn losetup(arguments: &[&str]) -> String {
     let output = Command::new("losetup").args(arguments).output().unwrap();
     assert!(output.status.success(), "losetup {arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn one_physical_disk_under_two_paths_is_served_once() {
+    let Some(disk) = Loop::new(B, 512) else {
+        return;
+    };
+    let other = disk.twin();
+    let site = Site::start(over(&disk));
+    let before = site.now();
+    let mut twice = before.clone();
+    let mut twin = twice.devices[1].clone();
+    twin.name = "twin".to_owned();
+    twin.backing = Backing::Block {
+        path: other.node.clone(),
+        block_size: None,
+        read_only: false,
+    };
+    twice.devices.push(twin);
+    let error = site.apply(&twice).unwrap_err();
+    assert!(error.to_string().contains("the same disk"), "{error}");
+    assert_eq!(site.now(), before);
 }
 
 fn over(disk: &Loop) -> Config {
