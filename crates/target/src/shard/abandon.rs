@@ -163,21 +163,34 @@ mod tests {
     }
 
     /// Logs in; the socket keeps the session open.
-    fn login(address: SocketAddr, isid: u8) -> Option<TcpStream> {
-        let mut stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(HANG)).unwrap();
+    fn login(address: SocketAddr, isid: u8) -> Result<TcpStream, String> {
+        let said = |error: std::io::Error| error.to_string();
+        let mut stream = TcpStream::connect(address).map_err(said)?;
+        stream.set_read_timeout(Some(HANG)).map_err(said)?;
         let settings = Settings::new("iqn.2026-11.test:a", TARGET, [0x80, 0, 0, 0, 0, isid]);
         let mut engine = Connection::new(settings, now());
         let mut out = Wire::default();
         engine.start(&mut out);
         let mut bytes = [0; 4096];
         loop {
-            stream.write_all(&std::mem::take(&mut out.0)).ok()?;
-            let count = stream.read(&mut bytes).ok().filter(|count| *count > 0)?;
+            stream
+                .write_all(&std::mem::take(&mut out.0))
+                .map_err(said)?;
+            let count = match stream.read(&mut bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                result => result.map_err(said)?,
+            };
+            if count == 0 {
+                return Err("the connection was closed".to_owned());
+            }
             let mut input = &bytes[..count];
-            while let Some(event) = engine.next(now(), &mut input, &mut out).ok()? {
-                if let Event::LoggedIn { .. } = event {
-                    return Some(stream);
+            while let Some(event) = engine
+                .next(now(), &mut input, &mut out)
+                .map_err(|fatal| fatal.to_string())?
+            {
+                match event {
+                    Event::LoggedIn { .. } => return Ok(stream),
+                    other => return Err(format!("{other:?}")),
                 }
             }
         }

@@ -421,7 +421,12 @@ impl Initiator {
                     .get_or_insert_with(|| Err("connection closed".to_owned()));
             }
             Ok(count) => self.input.extend_from_slice(&bytes[..count]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) =>
+            {
                 return;
             }
             Err(_) => {
