@@ -184,14 +184,11 @@ mod tests {
                 return Err("the connection was closed".to_owned());
             }
             let mut input = &bytes[..count];
-            while let Some(event) = engine
-                .next(now(), &mut input, &mut out)
-                .map_err(|fatal| fatal.to_string())?
-            {
-                match event {
-                    Event::LoggedIn { .. } => return Ok(stream),
-                    other => return Err(format!("{other:?}")),
-                }
+            let event = engine.next(now(), &mut input, &mut out);
+            match event.map_err(|fatal| fatal.to_string())? {
+                Some(Event::LoggedIn { .. }) => return Ok(stream),
+                Some(other) => return Err(format!("{other:?}")),
+                None => {}
             }
         }
     }
