@@ -188,14 +188,15 @@ impl Control {
                 place: _place,
                 unit,
                 nexus,
-                ticket,
-                reply,
+                shard,
             } => {
-                let Some(durable) = lock_for(&unit, &ticket).await else {
-                    return;
+                let result = record(&unit, &nexus).await;
+                let done = ShardMessage::Recorded {
+                    unit,
+                    nexus,
+                    result,
                 };
-                let result = record(&unit, durable, &nexus).await;
-                self.reply(reply, result).await;
+                self.send(shard, done).await;
             }
             ControlRequest::Told {
                 place: _place,
@@ -554,11 +555,8 @@ async fn lock_for(unit: &LogicalUnit, ticket: &Ticket) -> Option<OwnedMutexGuard
     }
 }
 
-async fn record(
-    unit: &LogicalUnit,
-    durable: OwnedMutexGuard<Durable>,
-    nexus: &Nexus,
-) -> Result<(), Response> {
+async fn record(unit: &LogicalUnit, nexus: &Nexus) -> Result<(), Response> {
+    let durable = Arc::clone(&unit.durable).lock_owned().await;
     let mut beside = durable.beside.clone();
     let failed = |error: String| {
         tracing::error!(device = %unit.name, %error, "cannot write beside the device");

@@ -60,7 +60,13 @@ pub(crate) enum ShardMessage {
         connection: ConnectionId,
         outcome: Result<Arc<SessionShared>, Refusal>,
     },
-    /// Answer to [`ControlRequest::Change`] and [`ControlRequest::Record`].
+    /// Answer to [`ControlRequest::Record`].
+    Recorded {
+        unit: Arc<LogicalUnit>,
+        nexus: Nexus,
+        result: Result<(), scsi::Response>,
+    },
+    /// Answer to [`ControlRequest::Change`].
     Changed {
         key: u64,
         result: Result<(), scsi::Response>,
@@ -187,8 +193,7 @@ pub(crate) enum ControlRequest {
         place: Place,
         unit: Arc<LogicalUnit>,
         nexus: Nexus,
-        ticket: Arc<Ticket>,
-        reply: Reply,
+        shard: usize,
     },
     /// Forget that writes of this nexus are in doubt: it was told.
     Told {

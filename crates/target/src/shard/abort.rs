@@ -91,12 +91,8 @@ impl Shard {
         let key = key_of(index, running.generation);
         running.aborted = true;
         let ends_now = match &running.phase {
-            Phase::Receiving => true,
-            // The note may be made all the same, which does no harm.
-            Phase::Recording(_, ticket) => {
-                ticket.cancel();
-                true
-            }
+            // The note that its nexus writes may be made all the same, which does no harm.
+            Phase::Receiving | Phase::Recording(_) => true,
             Phase::Queued(_) => {
                 let waiter = Waiter {
                     shard: self.index,
@@ -116,7 +112,7 @@ impl Shard {
         }
     }
 
-    fn tasks_where(&self, wanted: impl Fn(&super::Running) -> bool) -> Vec<usize> {
+    pub(super) fn tasks_where(&self, wanted: impl Fn(&super::Running) -> bool) -> Vec<usize> {
         self.running
             .iter()
             .filter(|(_, running)| wanted(running))

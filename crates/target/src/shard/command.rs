@@ -16,6 +16,7 @@ use super::connection::Payload;
 use super::connection::Telling;
 use super::disk::OnDisk;
 use super::memory::Charge;
+use super::session::Recorded;
 use crate::gate::{Grant, Pass};
 use crate::limits;
 use crate::message::{ControlRequest, Reply, Ticket};
@@ -32,7 +33,7 @@ pub(super) enum Phase {
     /// Waits at the gate, with what it wants to do.
     Queued(DiskOp),
     /// Waits until its nexus is recorded as a writer, with what it wants to do.
-    Recording(DiskOp, Arc<Ticket>),
+    Recording(DiskOp),
     /// Waits for the control plane.
     Changing(Arc<Ticket>),
     /// On the disk.
@@ -58,7 +59,7 @@ pub(super) struct Running {
     pub(super) pass: Option<Pass>,
     /// The initiator may only read here.
     read_only: bool,
-    /// Its nexus is recorded beside the device as a writer.
+    /// Its nexus was recorded beside the device as a writer when it began, or is since.
     pub(super) recorded: bool,
     /// Its buffers, in its initiator's share.
     charge: Charge,
@@ -109,7 +110,7 @@ impl Shard {
         };
         let (task, step) = Task::begin(&scsi_command, &lun.unit.published(), &mut lun.state);
         let unit = Arc::clone(&lun.unit);
-        let (read_only, recorded) = (lun.read_only, lun.recorded);
+        let (read_only, recorded) = (lun.read_only, lun.recorded == Recorded::Yes);
         let telling = lun.in_doubt && lun.state.is_quiet();
         lun.in_doubt &= !telling;
         let shared = Arc::clone(&session.shared);
@@ -310,19 +311,11 @@ impl Shard {
         if running.aborted {
             return self.end_aborted(index);
         }
-        match (phase, result) {
-            (Phase::Recording(op, _), Ok(())) => {
-                running.recorded = true;
-                if let Some(session) = self.sessions.get_mut(running.session) {
-                    session.recorded(&running.unit);
-                }
-                self.recheck(index, op);
-            }
-            (Phase::Recording(..), Err(response)) => self.finish(index, &response),
-            (Phase::Changing(_), result) => self.resume(index, |task, unit, nexus| {
+        match phase {
+            Phase::Changing(_) => self.resume(index, |task, unit, nexus| {
                 task.resume(Resume::Changed(result), unit, nexus)
             }),
-            (phase, _) => running.phase = phase,
+            phase => running.phase = phase,
         }
     }
 

@@ -14,7 +14,6 @@ use scsi::Nexus;
 use super::memory::Charge;
 use super::{Listener, Shard};
 use crate::door::{TurnedAway, Visit};
-use crate::exports::Exports;
 use crate::limits;
 use crate::message::{ConnectionId, ControlRequest, PortalState, ShardMessage};
 use crate::proof::Proof;
@@ -134,8 +133,6 @@ pub(super) struct Connection {
     pub(super) visit: Visit,
     /// Deferred errors on their way to the initiator.
     pub(super) tellings: Vec<Telling>,
-    /// What was served when its login began; only while that lasts.
-    pub(super) began_under: Option<Arc<Exports>>,
     /// What a discovery session proved; a normal one keeps it in [`crate::registry`].
     pub(super) proof: Option<Proof>,
     /// Closes when everything is sent.
@@ -313,7 +310,6 @@ impl Shard {
             session: None,
             visit,
             tellings: Vec::new(),
-            began_under: None,
             proof: None,
             closing: false,
             dead: false,

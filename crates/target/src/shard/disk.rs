@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use disk::{DiskError, Extent, Reply as DiskReply, Request};
 use ring::Buffer;
-use scsi::{DiskOp, DiskResult, Fault, Footprint, Response, Resume, Status, Step};
+use scsi::{DiskOp, DiskResult, Fault, Footprint, Nexus, Response, Resume, Status, Step};
 
 use super::command::{Phase, Running, key_of, parts_of};
+use super::session::Recorded;
 use super::{Finished, Shard};
 use crate::gate::{Claim, Entry, Grant, Waiter};
-use crate::message::{ControlRequest, Reply, Ticket};
+use crate::message::ControlRequest;
 use crate::notice::Notice;
 use crate::unit::{LogicalUnit, count};
 
@@ -23,6 +24,7 @@ pub(super) struct OnDisk {
     /// The write has the task's own buffer.
     lent: bool,
 }
+
 impl Shard {
     /// Gets a pass first, then runs.
     pub(super) fn admit(&mut self, index: usize, op: DiskOp) {
@@ -118,24 +120,75 @@ impl Shard {
     }
 
     /// From a cache that a power cut empties, no write may be acknowledged before its nexus is
-    /// recorded beside the device.
+    /// recorded beside the device. One request does for all writes of the nexus that come meanwhile.
     fn record(&mut self, index: usize, op: DiskOp) {
         let running = &mut self.running[index];
-        let ticket = Arc::new(Ticket::default());
-        running.phase = Phase::Recording(op, Arc::clone(&ticket));
-        let request = running.unit.place().map(|place| ControlRequest::Record {
-            place,
-            unit: Arc::clone(&running.unit),
-            nexus: running.shared.nexus.clone(),
-            ticket,
-            reply: Reply {
-                shard: self.index,
-                key: key_of(index, running.generation),
-            },
-        });
-        let sent = request.is_some_and(|request| self.links.control.try_send(request).is_ok());
-        if !sent {
+        let session = self.sessions.get_mut(running.session);
+        let recorded = session.and_then(|session| session.recorded_on(&running.unit));
+        let waits = match recorded {
+            Some(Recorded::Yes) => {
+                running.recorded = true;
+                return self.start_disk(index, op);
+            }
+            Some(Recorded::Asked) => true,
+            Some(recorded) => {
+                let request = running.unit.place().map(|place| ControlRequest::Record {
+                    place,
+                    unit: Arc::clone(&running.unit),
+                    nexus: running.shared.nexus.clone(),
+                    shard: self.index,
+                });
+                let asked = request.is_some_and(|it| self.links.control.try_send(it).is_ok());
+                if asked {
+                    *recorded = Recorded::Asked;
+                }
+                asked
+            }
+            // The LUN left its map.
+            None => false,
+        };
+        if waits {
+            running.phase = Phase::Recording(op);
+        } else {
             self.finish(index, &Response::status(Status::Busy));
+        }
+    }
+
+    /// The writes of a nexus that waited for the note go on, or fail with it.
+    pub(super) fn recorded(
+        &mut self,
+        unit: &Arc<LogicalUnit>,
+        nexus: &Nexus,
+        result: &Result<(), Response>,
+    ) {
+        for (_, session) in &mut self.sessions {
+            if session.shared.nexus == *nexus
+                && let Some(recorded) = session.recorded_on(unit)
+            {
+                *recorded = result.as_ref().map_or(Recorded::No, |()| Recorded::Yes);
+            }
+        }
+        let waits = |running: &Running| {
+            matches!(running.phase, Phase::Recording(_))
+                && Arc::ptr_eq(&running.unit, unit)
+                && running.shared.nexus == *nexus
+        };
+        for index in self.tasks_where(waits) {
+            // Gone where its end was part of what an earlier one led to.
+            let Some(running) = self.running.get_mut(index).filter(|it| waits(it)) else {
+                continue;
+            };
+            let Phase::Recording(op) = std::mem::replace(&mut running.phase, Phase::Stepping)
+            else {
+                continue;
+            };
+            match result {
+                Ok(()) => {
+                    running.recorded = true;
+                    self.recheck(index, op);
+                }
+                Err(response) => self.finish(index, response),
+            }
         }
     }
 

@@ -288,6 +288,11 @@ impl Shard {
                 outcome,
             } => self.admitted(connection, outcome),
             ShardMessage::Changed { key, result } => self.changed(key, result),
+            ShardMessage::Recorded {
+                unit,
+                nexus,
+                result,
+            } => self.recorded(&unit, &nexus, &result),
             ShardMessage::Work { work, done } => self.work(&work, done),
             ShardMessage::ResetDone {
                 connection,

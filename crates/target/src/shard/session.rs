@@ -49,8 +49,16 @@ pub(super) struct SessionLun {
     pub(super) state: NexusState,
     /// The nexus is about to be told that its writes are in doubt.
     pub(super) in_doubt: bool,
-    /// The nexus is recorded beside the device as a writer.
-    pub(super) recorded: bool,
+    pub(super) recorded: Recorded,
+}
+
+/// Whether a nexus is recorded beside the device as a writer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Recorded {
+    No,
+    /// The control plane was asked to; writes wait.
+    Asked,
+    Yes,
 }
 
 /// What every connection is offered.
@@ -94,7 +102,7 @@ impl Session {
                 .iter()
                 .position(|kept| kept.number == lun.number && Arc::ptr_eq(&kept.unit, &lun.unit));
             let kept = place.map(|place| old.swap_remove(place));
-            let recorded = kept.as_ref().is_some_and(|kept| kept.recorded);
+            let recorded = kept.as_ref().map_or(Recorded::No, |kept| kept.recorded);
             let (state, in_doubt) = kept.map_or_else(
                 || self.introduce(&lun.unit),
                 |kept| (kept.state, kept.in_doubt),
@@ -120,11 +128,11 @@ impl Session {
         (state, in_doubt)
     }
 
-    /// The nexus is recorded as a writer of a unit.
-    pub(super) fn recorded(&mut self, unit: &Arc<LogicalUnit>) {
-        for lun in &mut self.luns {
-            lun.recorded |= Arc::ptr_eq(&lun.unit, unit);
-        }
+    /// Whether the nexus is recorded as a writer of a unit; `None`: it is not in the map.
+    pub(super) fn recorded_on(&mut self, unit: &Arc<LogicalUnit>) -> Option<&mut Recorded> {
+        let mut luns = self.luns.iter_mut();
+        let lun = luns.find(|lun| Arc::ptr_eq(&lun.unit, unit))?;
+        Some(&mut lun.recorded)
     }
 
     pub(super) fn find(&self, number: u16) -> Option<&SessionLun> {
@@ -217,10 +225,7 @@ impl Shard {
             })
         });
         let policy = match policy {
-            Ok(acceptance) => {
-                self.connections[index].began_under = Some(exports);
-                LoginPolicy::Accept(acceptance)
-            }
+            Ok(acceptance) => LoginPolicy::Accept(acceptance),
             Err((status, reason)) => {
                 self.tell_refused(index, identity, reason);
                 LoginPolicy::Refuse(status)
@@ -266,13 +271,7 @@ impl Shard {
 
     fn login_ready(&mut self, index: usize, ready: LoginReady) {
         let identity = ready.identity;
-        let proof = match (&identity.proof, self.connections[index].began_under.take()) {
-            (Some(proven), Some(exports)) => match Proof::new(proven, &exports) {
-                None => return self.refuse(index, Refusal::Unproven),
-                proof => proof,
-            },
-            _ => None,
-        };
+        let proof = identity.proof.as_ref().map(Proof::new);
         let Some(target) = identity
             .target_name
             .clone()
