@@ -171,14 +171,13 @@ impl Control {
     async fn serve(&self, request: ControlRequest) {
         match request {
             ControlRequest::Change {
-                place: _place,
                 unit,
                 nexus,
                 change,
                 ticket,
                 reply,
             } => {
-                let Some(durable) = lock_for(&unit, &ticket).await else {
+                let Some((durable, _place)) = lock_for(&unit, &ticket).await else {
                     return;
                 };
                 let result = self.change(&unit, durable, &nexus, &change, reply).await;
@@ -548,9 +547,12 @@ impl Control {
 }
 
 /// The unit's lock for a request whose turn has come; `None` when it was cancelled meanwhile.
-async fn lock_for(unit: &LogicalUnit, ticket: &Ticket) -> Option<OwnedMutexGuard<Durable>> {
+async fn lock_for(
+    unit: &LogicalUnit,
+    ticket: &Ticket,
+) -> Option<(OwnedMutexGuard<Durable>, Place)> {
     tokio::select! {
-        durable = Arc::clone(&unit.durable).lock_owned() => ticket.begin().then_some(durable),
+        durable = Arc::clone(&unit.durable).lock_owned() => Some((durable, ticket.begin()?)),
         () = ticket.cancelled() => None,
     }
 }

@@ -166,7 +166,7 @@ impl Refusal {
     pub(crate) const fn ended(self) -> &'static str {
         match self {
             Self::Unproven => {
-                "its CHAP account, secret or what has to be proven was changed; it may log in anew"
+                "its CHAP account or what has to be proven was changed; it may log in anew"
             }
             Self::NotFound => "the target is not served any more",
             Self::Forbidden | Self::Taken | Self::Stuck | Self::Exhausted => {
@@ -179,9 +179,8 @@ impl Refusal {
 /// To the control plane. Each carries the place that it takes there (see [`LogicalUnit::place`]).
 #[derive(Debug)]
 pub(crate) enum ControlRequest {
-    /// Apply a change of shared state.
+    /// Apply a change of shared state. The ticket has the place.
     Change {
-        place: Place,
         unit: Arc<LogicalUnit>,
         nexus: Nexus,
         change: Change,
@@ -267,11 +266,12 @@ pub(crate) struct Login {
 }
 
 /// Decides who wins when a command is aborted while its change waits: the change has begun, or the
-/// abort came first and the change never happens.
-#[derive(Debug, Default)]
+/// abort came first, the change never happens, and its place is free before the abort is answered.
+#[derive(Debug)]
 pub(crate) struct Ticket {
     state: AtomicU8,
     cancelled: Notify,
+    place: Mutex<Option<Place>>,
 }
 
 impl Ticket {
@@ -279,27 +279,37 @@ impl Ticket {
     const BEGUN: u8 = 1;
     const CANCELLED: u8 = 2;
 
+    pub(crate) fn new(place: Place) -> Self {
+        Self {
+            state: AtomicU8::new(Self::WAITING),
+            cancelled: Notify::new(),
+            place: Mutex::new(Some(place)),
+        }
+    }
+
     fn take(&self, to: u8) -> bool {
         self.state
             .compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
     }
 
-    /// The control plane begins; `false` when it was cancelled.
-    pub(crate) fn begin(&self) -> bool {
-        self.take(Self::BEGUN)
+    /// The control plane begins, and keeps the place to its end; `None` when it was cancelled.
+    pub(crate) fn begin(&self) -> Option<Place> {
+        let begun = self.take(Self::BEGUN);
+        begun.then(|| self.place.lock().take()).flatten()
     }
 
     /// The shard cancels; `false` when it has begun.
     pub(crate) fn cancel(&self) -> bool {
         let cancelled = self.take(Self::CANCELLED);
         if cancelled {
+            self.place.lock().take();
             self.cancelled.notify_one();
         }
         cancelled
     }
 
-    /// Resolves once it is cancelled: what still waits to begin gives its place back.
+    /// Resolves once it is cancelled.
     pub(crate) async fn cancelled(&self) {
         self.cancelled.notified().await;
     }

@@ -279,11 +279,13 @@ impl Shard {
     }
 
     fn start_change(&mut self, index: usize, change: scsi::Change) {
-        let ticket = Arc::new(Ticket::default());
         let running = &mut self.running[index];
+        let Some(place) = running.unit.place() else {
+            return self.finish(index, &Response::status(Status::Busy));
+        };
+        let ticket = Arc::new(Ticket::new(place));
         running.phase = Phase::Changing(Arc::clone(&ticket));
-        let request = running.unit.place().map(|place| ControlRequest::Change {
-            place,
+        let request = ControlRequest::Change {
             unit: Arc::clone(&running.unit),
             nexus: running.shared.nexus.clone(),
             change,
@@ -292,9 +294,8 @@ impl Shard {
                 shard: self.index,
                 key: key_of(index, running.generation),
             },
-        });
-        let sent = request.is_some_and(|request| self.links.control.try_send(request).is_ok());
-        if !sent {
+        };
+        if self.links.control.try_send(request).is_err() {
             self.finish(index, &Response::status(Status::Busy));
         }
     }
