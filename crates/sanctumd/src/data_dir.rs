@@ -17,6 +17,27 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use api::{Code, Problem};
+use rustix::fs::OFlags;
+use rustix::process::geteuid;
+
+/// What lies in a data directory and must be ours as the directory itself must: files are made and
+/// replaced there by their names.
+const FOLDERS: [&str; 6] = [
+    "settings",
+    "settings/generations",
+    "secrets",
+    "events",
+    "devices",
+    "images",
+];
+
+/// No link is followed, and a pipe put in the lock's place does not hang the service.
+const LOCK_FLAGS: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
+/// Bits of a mode that let others write.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// A data directory by its path.
 #[derive(Clone, Debug)]
@@ -33,7 +54,8 @@ impl DataDir {
     /// A directory that is there.
     ///
     /// # Errors
-    /// It is not there, is no directory, or others may write in it.
+    /// It is not there or no directory; it or a folder in it is another user's, or others may write
+    /// there.
     pub(crate) fn open(path: &Path) -> Result<Self, Problem> {
         let path = whole(path)?;
         let data = match path.metadata() {
@@ -51,24 +73,16 @@ impl DataDir {
             Err(error) => return Err(failed("look at", &path, &error)),
         };
         if !data.is_dir() {
-            return Err(
-                Problem::new(Code::Refused, format!("{} is no directory", path.display()))
-                    .next("name another --data-dir"),
-            );
+            return Err(no_directory(&path));
         }
-        if data.mode() & 0o022 != 0 {
-            return Err(Problem::new(
-                Code::Refused,
-                format!(
-                    "the data directory {} may be written by other users (mode {:04o})",
-                    path.display(),
-                    data.mode() & 0o7777
-                ),
-            )
-            .next(format!(
-                "look at what others may have changed in it, then: chmod 0700 {}",
-                path.display()
-            )));
+        only_ours(&path)?;
+        for folder in FOLDERS {
+            let folder = path.join(folder);
+            match folder.symlink_metadata() {
+                Ok(_) => only_ours(&folder)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("look at", &folder, &error)),
+            }
         }
         Ok(Self(path))
     }
@@ -96,6 +110,7 @@ impl DataDir {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(LOCK_FLAGS.bits().cast_signed())
             .open(&path)
             .map_err(|error| failed("open", &path, &error))?;
         match file.try_lock() {
@@ -138,6 +153,54 @@ impl DataDir {
         }
         Ok(path)
     }
+}
+
+/// Refuses a directory in which another user could put what this one then writes or serves: it is
+/// theirs, they made the link that leads to it, or its mode lets them.
+fn only_ours(path: &Path) -> Result<(), Problem> {
+    let look = |error| failed("look at", path, &error);
+    let entry = path.symlink_metadata().map_err(look)?;
+    let data = path.metadata().map_err(look)?;
+    if !data.is_dir() {
+        return Err(no_directory(path));
+    }
+    let own = geteuid().as_raw();
+    if let Some(owner) = stranger(&[entry.uid(), data.uid()], own) {
+        let what = format!(
+            "the directory {} belongs to another user (number {owner})",
+            path.display()
+        );
+        return Err(Problem::new(Code::Refused, what).next(format!(
+            "run this as that user; or look at what they may have put into it, then: \
+                 chown -R {own} {}",
+            path.display()
+        )));
+    }
+    let mode = data.mode() & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        let what = format!(
+            "the directory {} may be written by other users (mode {mode:04o})",
+            path.display()
+        );
+        return Err(Problem::new(Code::Refused, what).next(format!(
+            "look at what others may have changed in it, then: chmod 0700 {}",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// An owner that is neither this user nor root, who may do everything anyway.
+fn stranger(owners: &[u32], own: u32) -> Option<u32> {
+    owners
+        .iter()
+        .copied()
+        .find(|owner| *owner != own && *owner != 0)
+}
+
+fn no_directory(path: &Path) -> Problem {
+    Problem::new(Code::Refused, format!("{} is no directory", path.display()))
+        .next("name another --data-dir")
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {
@@ -188,5 +251,55 @@ mod tests {
         std::fs::create_dir(&open).unwrap();
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(DataDir::open(&open).unwrap_err().what.contains("0777"));
+    }
+
+    #[test]
+    fn what_another_user_may_change() {
+        assert_eq!(stranger(&[0, 7], 7), None);
+        assert_eq!(stranger(&[0, 8], 7), Some(8));
+        assert_eq!(stranger(&[8, 7], 7), Some(8));
+
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::make(&temporary.path().join("data")).unwrap();
+        let images = dir.images().unwrap();
+        std::fs::set_permissions(&images, std::fs::Permissions::from_mode(0o720)).unwrap();
+        let problem = DataDir::open(dir.path()).unwrap_err();
+        assert!(problem.what.contains("images"), "{}", problem.what);
+        std::fs::set_permissions(&images, std::fs::Permissions::from_mode(0o700)).unwrap();
+        if !geteuid().is_root() {
+            return;
+        }
+        // Only root can give something away to see it refused.
+        let nobody = Some(65534);
+        for theirs in [images.as_path(), dir.path()] {
+            std::os::unix::fs::chown(theirs, nobody, None).unwrap();
+            let problem = DataDir::open(dir.path()).unwrap_err();
+            assert!(problem.what.contains("another user"), "{}", problem.what);
+            std::os::unix::fs::chown(theirs, Some(0), None).unwrap();
+            DataDir::open(dir.path()).unwrap();
+        }
+        let link = dir.path().join("settings");
+        std::os::unix::fs::symlink("images", &link).unwrap();
+        DataDir::open(dir.path()).unwrap();
+        std::os::unix::fs::lchown(&link, nobody, None).unwrap();
+        let problem = DataDir::open(dir.path()).unwrap_err();
+        assert!(problem.what.contains("settings"), "{}", problem.what);
+    }
+
+    #[test]
+    fn a_planted_lock_is_not_followed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::make(&temporary.path().join("data")).unwrap();
+        let aim = temporary.path().join("aim");
+        std::os::unix::fs::symlink(&aim, dir.path().join("lock")).unwrap();
+        assert_eq!(dir.lock().unwrap_err().code, Code::Internal);
+        assert!(!aim.exists());
+        let store = settings::Store::open(dir.path());
+        drop(store.unwrap());
+        let lock = dir.path().join("settings/lock");
+        std::fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(&aim, &lock).unwrap();
+        settings::Store::open(dir.path()).unwrap_err();
+        assert!(!aim.exists());
     }
 }

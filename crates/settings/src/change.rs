@@ -255,7 +255,12 @@ impl Store {
             listing.kept.last().copied(),
             listing.staged.last().copied(),
         ];
-        let number = last.into_iter().flatten().max().unwrap_or(0) + 1;
+        let last = last.into_iter().flatten().max().unwrap_or(0);
+        let number = last.checked_add(1).ok_or_else(|| {
+            let path = inner.kept_path(last);
+            let reason = format!("no number comes after that of {}", path.display());
+            StageError::Write(io::Error::other(reason))
+        })?;
         let mut generation = Generation::new(number, parent, (inner.clock)(), (who, why));
         generation.content_of = plan.content_of;
         let bytes = record::encode(&generation, &plan.text)

@@ -10,10 +10,11 @@ use rustix::fs::OFlags;
 
 /// A file system, or one that fails where a test wants.
 pub(crate) trait Storage: fmt::Debug + Send + Sync {
-    /// A file's content; an error when it is longer than `most`. Links are not followed.
+    /// A file's content; an error when it is longer than `most` or another user's. Links are not
+    /// followed.
     fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>>;
 
-    /// Names of the files in a directory, in no order.
+    /// Names of the plain files in a directory, in no order.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
 
     /// Makes a directory, mode 0700, with its parents; fine when it is there.
@@ -115,6 +116,10 @@ impl Storage for Files {
         if !data.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
         }
+        if !is_ours(&data) {
+            let reason = format!("it belongs to another user (number {})", data.uid());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+        }
         let mut content = Vec::with_capacity(usize::try_from(data.len().min(most)).unwrap_or(0));
         file.take(most.saturating_add(1))
             .read_to_end(&mut content)?;
@@ -128,8 +133,10 @@ impl Storage for Files {
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let is_file = entry.file_type()?.is_file();
             // A name that is no text is none of ours.
-            if let Ok(name) = entry?.file_name().into_string() {
+            if let (true, Ok(name)) = (is_file, entry.file_name().into_string()) {
                 names.push(name);
             }
         }
@@ -168,17 +175,21 @@ impl Storage for Files {
 
     fn access(&self, path: &Path) -> io::Result<Access> {
         let data = fs::symlink_metadata(path)?;
-        let user = rustix::process::geteuid().as_raw();
         Ok(Access {
             mode: data.mode() & 0o7777,
-            ours: data.uid() == user || data.uid() == 0,
+            ours: is_ours(&data),
             plain: data.is_file() || data.is_dir(),
         })
     }
 }
 
+/// Whether something belongs to this user or to root: no other wrote it.
+fn is_ours(data: &fs::Metadata) -> bool {
+    data.uid() == rustix::process::geteuid().as_raw() || data.uid() == 0
+}
+
 /// No link is followed, and a pipe put in a file's place does not hang the service.
-fn open_flags() -> i32 {
+pub(crate) fn open_flags() -> i32 {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     flags.bits().cast_signed()
 }

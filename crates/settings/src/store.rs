@@ -20,7 +20,7 @@ use crate::limits;
 use crate::parse;
 use crate::problem::{Problem, Problems};
 use crate::record::{self, Generation, RecordError};
-use crate::storage::{Files, Storage, remove_leftover};
+use crate::storage::{Files, Storage, open_flags, remove_leftover};
 
 const STAGED: &str = ".staged.toml";
 const KEPT: &str = ".toml";
@@ -213,6 +213,7 @@ impl Store {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(open_flags())
             .open(&path)
             .map_err(|source| OpenError::Lock {
                 path: path.clone(),
@@ -351,9 +352,11 @@ impl Inner {
     pub(crate) fn listing(&self) -> io::Result<Listing> {
         let mut listing = Listing::default();
         for name in self.storage.list(&self.generations())? {
+            // Only a name as it is made here: what lies there otherwise is somebody else's.
             let number = |suffix| {
                 let digits: &str = name.strip_suffix(suffix)?;
-                digits.parse::<u64>().ok().filter(|number| *number > 0)
+                let number = digits.parse::<u64>().ok().filter(|number| *number > 0)?;
+                (name == format!("{number:06}{suffix}")).then_some(number)
             };
             if let Some(number) = number(STAGED) {
                 listing.staged.push(number);

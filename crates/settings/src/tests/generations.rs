@@ -351,3 +351,45 @@ fn a_generation_that_cannot_be_written_changes_nothing() {
     assert!(matches!(error, CommitError::Stage(StageError::Write(_))));
     assert_eq!(store.load().expect("loads").text, BASE);
 }
+
+#[test]
+fn only_plain_files_of_our_own_names_are_generations() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::open(directory.path()).expect("opens");
+    let generations = directory.path().join("settings/generations");
+    fs::write(generations.join("30.toml"), "an image").expect("written");
+    fs::write(generations.join("0000031.toml"), "an image").expect("written");
+    fs::create_dir(generations.join("000032.toml")).expect("made");
+    assert!(matches!(store.load(), Err(LoadError::Absent { .. })));
+    assert_eq!(commit(&store, 1).number, 1);
+    assert_eq!(store.history().expect("a history").len(), 1);
+    assert!(generations.join("30.toml").exists());
+}
+
+#[test]
+fn there_is_a_last_number() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::open(directory.path()).expect("opens");
+    let last = format!("settings/generations/{}.toml", u64::MAX);
+    fs::write(directory.path().join(last), "").expect("written");
+    let plan = store.propose(numbered(1), &anything).expect("a plan");
+    let error = store.stage(plan, "tester", "a change").expect_err("full");
+    assert!(
+        matches!(&error, StageError::Write(source) if source.to_string().contains("no number")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn settings_that_another_user_wrote_are_not_read() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Only root can give a file away to see it refused.
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = Store::open(directory.path()).expect("opens");
+    commit(&store, 1);
+    let current = directory.path().join("settings/current.toml");
+    std::os::unix::fs::chown(&current, Some(65534), None).expect("given away");
+    let error = store.load().expect_err("another user's");
+    assert!(matches!(error, LoadError::Read { .. }), "{error}");
+}
