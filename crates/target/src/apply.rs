@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use disk::{CacheMode, Disk};
 use scsi::change::{Applied, Selector};
@@ -23,13 +24,13 @@ use scsi::{Attention, Unit};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::config::{Backing, Config, Device};
-use crate::control::Failure;
+use crate::control::{Failure, Overdue};
 use crate::devices::{self, Exposure};
 use crate::exports::Exports;
 use crate::listeners::{self, Listeners, Place};
 use crate::notice::Notice;
 use crate::secrets::Secrets;
-use crate::service::{Service, ServiceError, failed};
+use crate::service::{Service, ServiceError, failed, not_switched};
 use crate::unit::{Durable, LogicalUnit};
 
 /// What is ready before anything is published.
@@ -202,7 +203,7 @@ impl Service {
             }
             devices::open(&device, &exposure, &options.data_dir, &options.opener)
         };
-        let unit = blocking(open).await??;
+        let unit = self.opening(open).await??;
         let doubtful = unit.doubtful();
         if doubtful > 0 {
             self.shared().tell(Notice::WritesInDoubt {
@@ -211,6 +212,48 @@ impl Service {
             });
         }
         Ok(Arc::new(unit))
+    }
+
+    /// Runs what opens a device, within the bound. What ends past it is closed again.
+    pub(crate) async fn opening<T: Send + 'static>(
+        &self,
+        open: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let bound = self.inner.options.open_time;
+        tokio::time::timeout(bound, blocking(open))
+            .await
+            .unwrap_or_else(|_| Err(unanswered(bound)))
+    }
+
+    /// Writes the document beside a device, within the bound. Past it the write goes on, and the
+    /// unit's lock with it.
+    pub(crate) async fn save(
+        &self,
+        durable: OwnedMutexGuard<Durable>,
+        beside: disk::Beside,
+    ) -> Result<(), String> {
+        let bound = self.shared().drain_time;
+        tokio::time::timeout(bound, crate::control::save(durable, beside))
+            .await
+            .map_or_else(|_| Err(unanswered(bound)), |saved| saved.map(drop))
+    }
+
+    /// Persists, publishes, passes the barrier. A document that is not written within the bound
+    /// keeps nobody waiting: the change is carried out when it is.
+    pub(crate) async fn carry_out(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        durable: OwnedMutexGuard<Durable>,
+        applied: Applied,
+    ) -> Result<(), Failure> {
+        let (control, unit) = (self.inner.control.clone(), Arc::clone(unit));
+        // Once for the document, once for the barrier.
+        let bound = 2 * self.shared().drain_time;
+        let work =
+            to_the_end(async move { control.carry_out(&unit, durable, applied, None).await });
+        tokio::time::timeout(bound, work)
+            .await
+            .unwrap_or(Err(Failure::Overdue))
     }
 
     async fn grow_all(&self, before: &Exports, config: &Config) -> Result<(), ServiceError> {
@@ -299,7 +342,9 @@ impl Service {
         let mode = device.cache;
         // Under the unit's lock no reservation comes in between; one that comes once the first
         // step is made meets a mode that is changing already.
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let control = &self.inner.control;
+        let durable = control.locked(unit).await;
+        let durable = durable.map_err(|Overdue| not_switched(&device.name))?;
         if reservations == Reservations::Respect {
             unreserved(&unit.published(), device, "changing the cache mode")?;
         }
@@ -314,7 +359,10 @@ impl Service {
         let changed = on_disk(device, move || changing.set_cache_mode(mode)).await;
         let durable = match held {
             Some(durable) => durable,
-            None => Arc::clone(&unit.durable).lock_owned().await,
+            None => {
+                let durable = control.locked(unit).await;
+                durable.map_err(|Overdue| not_switched(&device.name))?
+            }
         };
         let adopt = |next: &mut Unit| devices::adopt_features(next, disk.as_ref(), device);
         let told = self.tell(unit, durable, device, adopt).await;
@@ -336,9 +384,11 @@ impl Service {
             let news = (Selector::All, Attention::ModeChanged);
             applied.attentions.push(news);
         }
-        let control = &self.inner.control;
-        let published = control.carry_out(unit, durable, applied, None).await;
-        published.map_err(|failure| not_switched(device, failure))
+        let published = self.carry_out(unit, durable, applied).await;
+        published.map_err(|failure| match failure {
+            Failure::Overdue => not_switched(&device.name),
+            failure @ Failure::NotSaved(_) => failed(&device.name, failure),
+        })
     }
 }
 
@@ -434,14 +484,9 @@ pub(crate) fn device_error(device: &Device, reason: String) -> ServiceError {
     }
 }
 
-/// A step on the way to a change: when it fails, the change does not come about.
-fn not_switched(device: &Device, failure: Failure) -> ServiceError {
-    match failure {
-        Failure::Overdue => ServiceError::NotSwitched {
-            what: format!("device {}", device.name),
-        },
-        failure @ Failure::NotSaved(_) => failed(&device.name, failure),
-    }
+fn unanswered(bound: Duration) -> String {
+    let seconds = bound.as_secs_f32();
+    format!("no answer for {seconds} seconds; look at the disk or file system under it")
 }
 
 /// Changes nothing but what the caller puts into the unit.

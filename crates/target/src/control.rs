@@ -340,14 +340,21 @@ impl Control {
             asked_by,
         };
         let passed = self.barrier(work).await;
-        drop(durable);
-        match passed {
-            Ok(()) => Ok(()),
-            Err(Overdue) => {
-                self.stuck(unit).await;
-                Err(Failure::Overdue)
-            }
+        if passed.is_err() {
+            self.declare_stuck(unit, &durable);
         }
+        passed.map_err(|Overdue| Failure::Overdue)
+    }
+
+    /// The unit's lock, for those that must not wait for a disk that may never answer: whoever has
+    /// the lock can be writing beside the device.
+    pub(crate) async fn locked(
+        &self,
+        unit: &LogicalUnit,
+    ) -> Result<OwnedMutexGuard<Durable>, Overdue> {
+        let lock = Arc::clone(&unit.durable).lock_owned();
+        let locked = tokio::time::timeout(self.shared.drain_time, lock).await;
+        locked.map_err(|_| Overdue)
     }
 
     /// Passes through every shard. In each, from then on, every check is made against what is
@@ -410,9 +417,7 @@ impl Control {
         by: &Nexus,
         kind: ResetKind,
     ) -> Result<(), Overdue> {
-        let lock = Arc::clone(&unit.durable).lock_owned();
-        let locked = tokio::time::timeout(self.shared.drain_time, lock).await;
-        let durable = locked.map_err(|_| Overdue)?;
+        let durable = self.locked(unit).await?;
         if unit.is_stuck() {
             return Err(Overdue);
         }
@@ -437,9 +442,8 @@ impl Control {
             asked_by: None,
         };
         let passed = self.barrier(work).await;
-        drop(durable);
         if passed.is_err() {
-            self.stuck(unit).await;
+            self.declare_stuck(unit, &durable);
         }
         passed
     }
@@ -510,6 +514,10 @@ impl Control {
 
     async fn stuck(&self, unit: &Arc<LogicalUnit>) {
         let durable = unit.durable.lock().await;
+        self.declare_stuck(unit, &durable);
+    }
+
+    fn declare_stuck(&self, unit: &LogicalUnit, durable: &Durable) {
         if unit.is_stuck() {
             return;
         }
@@ -522,14 +530,16 @@ impl Control {
             device: unit.name.clone(),
         });
         // No barrier: nothing was promised that a shard could break. What drained meanwhile is over.
-        drop(durable);
-        if unit.zombies() == 0 {
-            self.recovered(unit).await;
-        }
+        self.declare_recovered(unit, durable);
     }
 
     async fn recovered(&self, unit: &Arc<LogicalUnit>) {
-        let _durable = unit.durable.lock().await;
+        let durable = unit.durable.lock().await;
+        self.declare_recovered(unit, &durable);
+    }
+
+    /// Only under the unit's lock.
+    fn declare_recovered(&self, unit: &LogicalUnit, _durable: &Durable) {
         if unit.zombies() > 0 {
             return;
         }

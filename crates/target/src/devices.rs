@@ -156,7 +156,7 @@ fn describe(
         Backing::Iso { .. } => Kind::Optical,
         Backing::Image { .. } | Backing::Block { .. } | Backing::Ram { .. } => Kind::Disk,
     };
-    let identity = identity(kind, beside, exposure);
+    let identity = identity(kind, beside.serial.clone(), beside.naa, exposure);
     let (block_size, blocks) = disk.map_or_else(
         || (declared_block_size(&device.backing, kind), 0),
         |disk| (disk.geometry().block_size, blocks(disk.geometry(), device)),
@@ -225,13 +225,8 @@ fn declared_block_size(backing: &Backing, kind: Kind) -> u32 {
 }
 
 /// What never changes, and the ports it is reached through.
-pub(crate) fn identity(kind: Kind, beside: &Beside, exposure: &Exposure) -> Identity {
-    let mut identity = Identity::new(
-        kind,
-        beside.serial.clone(),
-        beside.naa,
-        exposure.target.clone(),
-    );
+pub(crate) fn identity(kind: Kind, serial: String, naa: [u8; 16], exposure: &Exposure) -> Identity {
+    let mut identity = Identity::new(kind, serial, naa, exposure.target.clone());
     if !exposure.ports.is_empty() {
         identity.ports = exposure.ports.clone();
     }

@@ -56,6 +56,8 @@ pub const ADMISSIONS_MAX: usize = 1024;
 /// How long a change waits for commands that it must outlive (PREEMPT, resets, reinstatement);
 /// after it the answer is a failure and the LUN goes NOT READY until it drains.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long opening a device may take; then it counts as one that cannot be opened.
+pub const OPEN_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long the last flush of a device may take; it goes on in the kernel when it takes longer.
 pub const FLUSH_TIME_MAX: Duration = Duration::from_secs(45);
 /// How often a shard looks at the clocks of its connections.

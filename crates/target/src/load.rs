@@ -5,13 +5,14 @@ use std::sync::Arc;
 use disk::{DeviceError, Disk, Geometry};
 use scsi::{Medium, Unit};
 
-use crate::apply::{Ready, blocking, device_error, nothing, to_the_end};
+use crate::apply::{Ready, device_error, nothing, to_the_end};
 use crate::config::{Backing, Config, Device};
+use crate::control::Overdue;
 use crate::devices;
 use crate::exports::Exports;
 use crate::listeners::Listeners;
 use crate::notice::Notice;
-use crate::service::{Service, ServiceError, failed};
+use crate::service::{Service, ServiceError, failed, not_switched};
 use crate::unit::LogicalUnit;
 
 impl Service {
@@ -21,6 +22,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], [`ServiceError::Device`] with what is still wrong,
+    /// [`ServiceError::NotSwitched`] where an earlier change of it does not end,
     /// [`ServiceError::Stuck`] where the device is loaded but commands did not end.
     pub async fn load_device(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
@@ -49,9 +51,7 @@ impl Service {
         } else {
             self.reopen(unit, device).await?;
         }
-        self.accept_contents(unit)
-            .await
-            .map_err(|reason| device_error(device, reason))?;
+        self.accept_contents(unit, device).await?;
         let ready = unit.published().medium == Medium::Present;
         if !ready {
             self.change_medium(unit, Medium::Present).await?;
@@ -97,7 +97,7 @@ impl Service {
     async fn reopen(&self, unit: &Arc<LogicalUnit>, device: &Device) -> Result<(), ServiceError> {
         let (backing, mode) = (device.backing.clone(), device.cache);
         let opener = self.inner.options.opener.clone();
-        let opened = blocking(move || opener.open(&backing, mode)).await;
+        let opened = self.opening(move || opener.open(&backing, mode)).await;
         let disk = opened
             .map_err(|reason| device_error(device, reason))?
             .map_err(|error| device_error(device, devices::chain(&error)))?;
@@ -120,7 +120,7 @@ impl Service {
         device: &Device,
         disk: Arc<dyn Disk>,
     ) -> Result<(), ServiceError> {
-        let taken = blocking(move || disk.grow(None)).await;
+        let taken = self.opening(move || disk.grow(None)).await;
         let geometry = match taken.map_err(|reason| device_error(device, reason))? {
             Ok(geometry) => geometry,
             Err(DeviceError::Shrink { have, want, .. }) => {
@@ -143,21 +143,28 @@ impl Service {
     }
 
     /// A RAM disk's contents are this process's from now on.
-    async fn accept_contents(&self, unit: &Arc<LogicalUnit>) -> Result<(), String> {
+    async fn accept_contents(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        device: &Device,
+    ) -> Result<(), ServiceError> {
         if unit.published().medium != Medium::Absent {
             return Ok(());
         }
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let failed = |reason| device_error(device, reason);
+        let durable = self.inner.control.locked(unit).await;
+        let durable = durable.map_err(|Overdue| not_switched(&device.name))?;
         let mut beside = durable.beside.clone();
-        beside.loaded(devices::process()?);
-        crate::control::save(durable, beside).await.map(drop)
+        beside.loaded(devices::process().map_err(failed)?);
+        self.save(durable, beside).await.map_err(failed)
     }
 
     /// Takes the medium of a removable device out, whatever initiators say.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], [`ServiceError::Device`] where it is not removable,
-    /// [`ServiceError::NotSwitched`] while commands on the disk do not end.
+    /// [`ServiceError::NotSwitched`] while commands on the disk, or an earlier change of it, do
+    /// not end.
     pub async fn eject_device(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
@@ -179,7 +186,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], [`ServiceError::Device`] where that cannot be written down
-    /// (nothing has changed then), [`ServiceError::Stuck`].
+    /// (nothing has changed then), [`ServiceError::NotSwitched`], [`ServiceError::Stuck`].
     pub async fn clear_reservations(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
@@ -197,11 +204,10 @@ impl Service {
         unit: &Arc<LogicalUnit>,
         medium: Medium,
     ) -> Result<(), ServiceError> {
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let durable = self.inner.control.locked(unit).await;
+        let durable = durable.map_err(|Overdue| not_switched(&unit.name))?;
         if unit.is_stuck() {
-            return Err(ServiceError::NotSwitched {
-                what: format!("device {}", unit.name),
-            });
+            return Err(not_switched(&unit.name));
         }
         let now = Arc::clone(&unit.published());
         let applied = if now.medium == medium {
@@ -209,8 +215,7 @@ impl Service {
         } else {
             scsi::change::medium(&now, medium)
         };
-        let control = &self.inner.control;
-        let published = control.carry_out(unit, durable, applied, None).await;
+        let published = self.carry_out(unit, durable, applied).await;
         published.map_err(|failure| failed(&unit.name, failure))
     }
 
@@ -220,10 +225,10 @@ impl Service {
         unit: &Arc<LogicalUnit>,
         change: impl FnOnce(&Unit) -> scsi::change::Applied + Send,
     ) -> Result<(), ServiceError> {
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let durable = self.inner.control.locked(unit).await;
+        let durable = durable.map_err(|Overdue| not_switched(&unit.name))?;
         let applied = change(&unit.published());
-        let control = &self.inner.control;
-        let published = control.carry_out(unit, durable, applied, None).await;
+        let published = self.carry_out(unit, durable, applied).await;
         published.map_err(|failure| failed(&unit.name, failure))
     }
 }

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use scsi::Attention;
-use scsi::change::Selector;
+use scsi::change::{Applied, Selector};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::apply::{Ready, nothing};
-use crate::config::{Config, Device, Portal};
+use crate::config::{Backing, Config, Device, Portal};
 use crate::control::Overdue;
 use crate::devices::{self, Exposure};
 use crate::exports::Exports;
@@ -23,28 +23,14 @@ use crate::message::{Abort, PortalState, ShardMessage, UnitWork};
 use crate::notice::Notice;
 use crate::registry::SessionShared;
 use crate::secrets::Secrets;
-use crate::service::{Inner, Service, ServiceError, failed};
+use crate::service::{Inner, Service, ServiceError, failed, not_switched};
 use crate::stop::Unstable;
 use crate::unit::LogicalUnit;
 
 impl Service {
     /// Serves what is found at the start, as far as it can be served.
     pub(crate) async fn serve_first(&self, config: Config, secrets: Secrets) {
-        let mut ready = Ready::default();
-        for device in &config.devices {
-            match self.open_device(&config, device).await {
-                Ok(unit) => {
-                    if let Some(reason) = unit.trouble() {
-                        self.tell_failed(&device.name, &reason);
-                    }
-                    ready.units.insert(device.name.clone(), unit);
-                }
-                Err(reason) => {
-                    self.tell_failed(&device.name, &reason);
-                    ready.failed.insert(device.name.clone(), reason);
-                }
-            }
-        }
+        let mut ready = self.open_all(&config).await;
         for portal in config.portals.iter().filter(|portal| portal.enabled) {
             match bind_patiently(portal).await {
                 Ok(socket) => ready.sockets.push((listeners::place(portal), socket)),
@@ -59,6 +45,42 @@ impl Service {
         if let Err(error) = published {
             tracing::error!(%error, "at the start");
         }
+    }
+
+    /// Devices beside each other, for one that does not answer must not keep the others waiting;
+    /// physical disks one after the other, for two of them may be the same.
+    async fn open_all(&self, config: &Config) -> Ready {
+        let block = |device: &&Device| matches!(device.backing, Backing::Block { .. });
+        let mut opening = JoinSet::new();
+        for device in config.devices.iter().filter(|device| !block(device)) {
+            let (service, config, device) = (self.clone(), config.clone(), device.clone());
+            opening.spawn(async move {
+                let opened = service.open_device(&config, &device).await;
+                (device.name, opened)
+            });
+        }
+        let mut all = Vec::new();
+        for device in config.devices.iter().filter(block) {
+            let opened = self.open_device(config, device).await;
+            all.push((device.name.clone(), opened));
+        }
+        all.extend(opening.join_all().await);
+        let mut ready = Ready::default();
+        for (name, opened) in all {
+            match opened {
+                Ok(unit) => {
+                    if let Some(reason) = unit.trouble() {
+                        self.tell_failed(&name, &reason);
+                    }
+                    ready.units.insert(name, unit);
+                }
+                Err(reason) => {
+                    self.tell_failed(&name, &reason);
+                    ready.failed.insert(name, reason);
+                }
+            }
+        }
+        ready
     }
 
     fn tell_failed(&self, device: &str, reason: &str) {
@@ -131,18 +153,29 @@ impl Service {
         self.shared().exports.store(Arc::new(exports));
         let after = self.shared().exports.load_full();
         self.switch_portals(&before, &after, held).await;
-        let mut overdue = None;
-        for device in &after.config.devices {
-            if let Some(unit) = after.units.get(&device.name)
-                && self.refresh(&after.config, unit, device).await.is_err()
-            {
-                overdue = Some(format!("device {}", device.name));
-            }
-        }
+        let refreshed = self.refresh_all(&after).await;
         let followed = self.follow_all(&after).await;
         let retired = self.retire_all(&before, &after).await;
-        let overdue = overdue.or(followed).or(retired);
+        let overdue = refreshed.or(followed).or(retired);
         overdue.map_or(Ok(()), |what| Err(ServiceError::Stuck { what }))
+    }
+
+    /// All devices at once. Gives one that is not done with.
+    async fn refresh_all(&self, after: &Arc<Exports>) -> Option<String> {
+        let mut refreshing = JoinSet::new();
+        for name in after.units.keys() {
+            let (service, after, name) = (self.clone(), Arc::clone(after), name.clone());
+            refreshing.spawn(async move {
+                let (Some(device), Some(unit)) =
+                    (after.config.device(&name), after.units.get(&name))
+                else {
+                    return Ok(());
+                };
+                let refreshed = service.refresh(&after.config, unit, device).await;
+                refreshed.map_err(|_| format!("device {name}"))
+            });
+        }
+        overdue_of(refreshing).await
     }
 
     /// All at once: a session that does not end must not keep another one's access alive. Gives one
@@ -239,42 +272,18 @@ impl Service {
                 shard.grant(grant);
             }
         }
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
-        let now = unit.published();
-        let exposure = Exposure::of(config, &device.name);
-        let identity = devices::identity(now.kind, &durable.beside, &exposure);
-        let (blocks, physical) =
-            unit.disk()
-                .map_or((now.blocks, now.physical_block_size), |disk| {
-                    (
-                        devices::blocks(disk.geometry(), device),
-                        devices::physical(disk.geometry(), device),
-                    )
-                });
-        let removable = device.removable || now.kind == scsi::Kind::Optical;
-        let same_size = now.blocks == blocks && now.physical_block_size == physical;
-        if *now.identity == identity && same_size && now.removable == removable {
+        // Whoever has the lock may wait for a disk that never answers: it is taken only where there
+        // is something to change. What is looked at here, operators alone change.
+        if news(config, unit, device).is_none() {
             return Ok(());
         }
-        let mut applied = if same_size {
-            nothing(&now)
-        } else {
-            scsi::change::resize(&now, blocks)
+        let durable = self.inner.control.locked(unit).await;
+        let durable = durable.map_err(|Overdue| not_switched(&unit.name))?;
+        let Some(applied) = news(config, unit, device) else {
+            return Ok(());
         };
-        applied.unit.physical_block_size = physical;
-        if *now.identity != identity || now.removable != removable {
-            applied
-                .attentions
-                .push((Selector::All, Attention::InquiryChanged));
-        }
-        applied.unit.identity = Arc::new(identity);
-        applied.unit.removable = removable;
-        drop(now);
-        self.inner
-            .control
-            .carry_out(unit, durable, applied, None)
-            .await
-            .map_err(|failure| failed(&unit.name, failure))
+        let published = self.carry_out(unit, durable, applied).await;
+        published.map_err(|failure| failed(&unit.name, failure))
     }
 
     /// A session sees its new LUN map, or ends where it has no right to be any more.
@@ -330,16 +339,54 @@ impl Service {
     /// A RAM disk's contents end with its being served: should it come back under its name, it is
     /// empty and says so.
     async fn note_contents_lost(&self, unit: &Arc<LogicalUnit>) {
-        let durable = Arc::clone(&unit.durable).lock_owned().await;
+        let Ok(durable) = self.inner.control.locked(unit).await else {
+            tracing::warn!(device = %unit.name, "an earlier write beside the device does not end");
+            return;
+        };
         let mut beside = durable.beside.clone();
         let Some(contents) = &mut beside.contents else {
             return;
         };
         contents.process.push_str(" (ended)");
-        if let Err(error) = crate::control::save(durable, beside).await {
+        if let Err(error) = self.save(durable, beside).await {
             tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
         }
     }
+}
+
+/// The unit with what the configuration says of it; `None` where it is like that already.
+fn news(config: &Config, unit: &LogicalUnit, device: &Device) -> Option<Applied> {
+    let now = unit.published();
+    let exposure = Exposure::of(config, &device.name);
+    let known = &now.identity;
+    let identity = devices::identity(now.kind, known.serial.clone(), known.naa, &exposure);
+    let (blocks, physical) = unit
+        .disk()
+        .map_or((now.blocks, now.physical_block_size), |disk| {
+            (
+                devices::blocks(disk.geometry(), device),
+                devices::physical(disk.geometry(), device),
+            )
+        });
+    let removable = device.removable || now.kind == scsi::Kind::Optical;
+    let same_size = now.blocks == blocks && now.physical_block_size == physical;
+    let same_inquiry = **known == identity && now.removable == removable;
+    if same_size && same_inquiry {
+        return None;
+    }
+    let mut applied = if same_size {
+        nothing(&now)
+    } else {
+        scsi::change::resize(&now, blocks)
+    };
+    applied.unit.physical_block_size = physical;
+    if !same_inquiry {
+        let inquiry = (Selector::All, Attention::InquiryChanged);
+        applied.attentions.push(inquiry);
+    }
+    applied.unit.identity = Arc::new(identity);
+    applied.unit.removable = removable;
+    Some(applied)
 }
 
 /// Waits for all; gives one that was overdue.
@@ -388,4 +435,106 @@ fn portal_state(before: &Exports, portal: &Portal) -> Arc<PortalState> {
         listening: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Options;
+    use crate::config::{Authentication, Lun, Target};
+    use crate::service::ServiceError::{NotSwitched, Stuck};
+
+    fn ram(name: &str) -> Device {
+        let (size, block_size) = (1 << 20, 512);
+        Device {
+            removable: true,
+            ..Device::new(name, Backing::Ram { size, block_size })
+        }
+    }
+
+    /// Devices under a target.
+    fn exposed(config: &Config) -> Config {
+        let luns = config.devices.iter().zip(0..).map(|(device, number)| Lun {
+            number,
+            device: device.name.clone(),
+            read_only: false,
+        });
+        let target = Target {
+            name: "iqn.2026-11.test:target".to_owned(),
+            alias: None,
+            allow_multiple: true,
+            portals: Vec::new(),
+            authentication: Authentication::default(),
+            luns: luns.collect(),
+            access: Vec::new(),
+        };
+        Config {
+            targets: vec![target],
+            ..config.clone()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_document_that_is_never_written_holds_up_its_device_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let soon = Duration::from_millis(300);
+        let options = Options {
+            shards: 1,
+            drain_time: soon,
+            flush_time: soon,
+            ..Options::new(directory.path())
+        };
+        let mut config = Config {
+            devices: vec![ram("a"), ram("b")],
+            ..Config::default()
+        };
+        let (sender, _notices) = tokio::sync::mpsc::channel(100);
+        let started = Service::start(options, config.clone(), Secrets::new(), sender);
+        let service = started.await.unwrap();
+        let apply = |config: &Config| service.apply(config.clone(), Secrets::new());
+        // Who writes beside a device has its lock.
+        let unit = service.unit("a").unwrap();
+        let writing = Arc::clone(&unit.durable).lock_owned().await;
+        // Nothing changes about it: it is nobody's concern.
+        config.devices.push(ram("c"));
+        apply(&config).await.unwrap();
+        for asked in [
+            service.eject_device("a").await,
+            service.clear_reservations("a").await,
+        ] {
+            let NotSwitched { what } = asked.unwrap_err() else {
+                panic!("something else");
+            };
+            assert_eq!(what, "device a");
+        }
+        let mut through = config.clone();
+        through.devices[0].cache = crate::config::CacheMode::WriteThrough;
+        let refused = apply(&through).await;
+        assert!(matches!(refused, Err(NotSwitched { .. })), "{refused:?}");
+        assert_eq!(*service.config(), config);
+        // Its new name waits; that of another one does not.
+        config = exposed(&config);
+        let overdue = apply(&config).await;
+        assert!(matches!(overdue, Err(Stuck { .. })), "{overdue:?}");
+        assert_eq!(*service.config(), config);
+        let named = |device| {
+            let unit = service.unit(device).unwrap();
+            !unit.published().identity.target.is_empty()
+        };
+        assert!(named("b") && !named("a"));
+        drop(writing);
+        apply(&config).await.unwrap();
+        assert!(named("a"), "the next change makes up for it");
+        // It can be taken out all the same.
+        let writing = Arc::clone(&unit.durable).lock_owned().await;
+        config.targets.clear();
+        config.devices.remove(0);
+        let overdue = apply(&config).await;
+        assert!(matches!(overdue, Err(Stuck { .. })), "{overdue:?}");
+        assert_eq!(*service.config(), config);
+        drop(writing);
+        service.shutdown().await.unwrap();
+    }
 }

@@ -42,6 +42,8 @@ pub struct Options {
     /// How long a device that is taken out, or the service when it stops, waits for the last flush;
     /// see [`limits::FLUSH_TIME_MAX`].
     pub flush_time: Duration,
+    /// How long opening a device may take; see [`limits::OPEN_TIME_MAX`].
+    pub open_time: Duration,
     /// How devices are opened.
     pub opener: Opener,
 }
@@ -57,6 +59,7 @@ impl Options {
             pool_bytes_per_shard: 0,
             drain_time: limits::DRAIN_TIME_MAX,
             flush_time: limits::FLUSH_TIME_MAX,
+            open_time: limits::OPEN_TIME_MAX,
             opener: Opener::default(),
         }
     }
@@ -145,15 +148,20 @@ pub enum ServiceError {
         /// The name given.
         name: String,
     },
-    /// Commands did not end in time; the change holds, but what it had to wait for is still running.
-    #[error("{what}: running commands did not end in time; look at the disk under the device")]
+    /// What the change has to wait for did not end in time: commands, or the document beside a
+    /// device. The change holds, or comes to hold as soon as the disk answers.
+    #[error(
+        "{what}: what the change waits for did not end in time; look at the disk under the device"
+    )]
     Stuck {
         /// The device or session.
         what: String,
     },
-    /// Commands did not end in time, and so the change was given up.
+    /// Commands, or an earlier change of the device, did not end in time, and so the change was
+    /// given up.
     #[error(
-        "{what}: running commands do not end, so nothing was changed; look at the disk under the device"
+        "{what}: running commands or an earlier change do not end, so nothing was changed; look at \
+         the disk under the device"
     )]
     NotSwitched {
         /// The device.
@@ -368,6 +376,13 @@ impl Service {
                 name: device.to_owned(),
             },
         })
+    }
+}
+
+/// What was asked of a device came to nothing: its lock was not to be had.
+pub(crate) fn not_switched(device: &str) -> ServiceError {
+    ServiceError::NotSwitched {
+        what: format!("device {device}"),
     }
 }
 

@@ -155,22 +155,29 @@ impl Site {
     }
 
     fn start_in(directory: tempfile::TempDir, config: Config) -> Self {
+        Self::start_behind(directory, config, Arc::default())
+    }
+
+    /// Behind this door are all devices but the one of the size A.
+    fn start_behind(directory: tempfile::TempDir, config: Config, opening: Arc<Door>) -> Self {
         let options = Options {
             shards: 1,
             drain_time: SOON,
             flush_time: SOON,
+            open_time: SOON,
             ..Options::new(directory.path())
         };
         let moods = Moods::default();
-        let opening = Arc::new(Door::default());
         let (seen, door) = (Arc::clone(&moods), Arc::clone(&opening));
         let opener = Opener::new(
             move |backing: &Backing, mode| -> Result<Arc<dyn Disk>, DeviceError> {
-                door.pass();
                 let inner = disk::open(backing, mode)?;
+                let size = inner.geometry().bytes();
+                if size != A {
+                    door.pass();
+                }
                 let mood = Arc::<Mood>::default();
                 *mood.mode.lock() = Some(mode);
-                let size = inner.geometry().bytes();
                 seen.lock().insert(size, Arc::clone(&mood));
                 Ok(Arc::new(Moody { inner, mood }))
             },
@@ -466,6 +473,28 @@ fn a_device_that_never_had_an_identity_is_loaded_once_it_is_there() {
     site.load("b").unwrap();
     assert_eq!(site.state("b"), DeviceState::Ready);
     assert_eq!(site.told("device-ready"), 1);
+}
+
+#[test]
+fn a_device_that_does_not_open_keeps_neither_the_start_nor_others_waiting() {
+    let opening = Arc::<Door>::default();
+    opening.close();
+    let site = Site::start_behind(tempfile::tempdir().unwrap(), two(), opening);
+    assert_eq!(site.state("ram"), DeviceState::Ready);
+    let DeviceState::NotReady { reason } = site.state("b") else {
+        panic!("it is ready");
+    };
+    assert!(reason.contains("no answer"), "{reason}");
+    let mut a = site.initiator("a");
+    assert_eq!(a.run(read10(0, 1), None, 512).status, 0);
+    let before = site.now();
+    let mut more = before.clone();
+    more.devices.push(ram("new", 1 << 20));
+    let error = site.apply(&more).unwrap_err();
+    assert!(error.to_string().contains("no answer"), "{error}");
+    let error = site.load("b").unwrap_err();
+    assert!(error.to_string().contains("no answer"), "{error}");
+    assert_eq!(site.now(), before);
 }
 
 #[test]
