@@ -148,6 +148,12 @@ impl Gate {
         inside.grants()
     }
 
+    /// Commands that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.lock().queue.len()
+    }
+
     /// Commands running now.
     pub(crate) fn running(&self) -> usize {
         self.0.lock().active.len()

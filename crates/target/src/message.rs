@@ -1,5 +1,6 @@
 //! What shards and the control plane say to each other, through bounded channels.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use scsi::{Attention, Change, Nexus};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::door::Visit;
-use crate::gate::Grant;
+use crate::gate::{Gate, Grant};
 use crate::proof::Proof;
 use crate::registry::SessionShared;
 use crate::unit::{LogicalUnit, Place};
@@ -327,14 +328,27 @@ pub(crate) struct ShardHandle {
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     /// Passes for commands of this shard that waited at a gate; as many as it has commands at most.
-    grants: Mutex<Vec<Grant>>,
+    grants: Mutex<Grants>,
     /// Connections it has: new ones go to the shard with the fewest.
     pub(crate) connections: AtomicUsize,
 }
 
+#[derive(Debug, Default)]
+struct Grants {
+    waiting: Vec<Grant>,
+    closed: bool,
+}
+
 impl Board {
     pub(crate) fn take_grants(&self) -> Vec<Grant> {
-        std::mem::take(&mut self.grants.lock())
+        std::mem::take(&mut self.grants.lock().waiting)
+    }
+
+    /// The shard ends before its time: takes the last passes; further ones go back.
+    pub(crate) fn close(&self) -> Vec<Grant> {
+        let mut grants = self.grants.lock();
+        grants.closed = true;
+        std::mem::take(&mut grants.waiting)
     }
 }
 
@@ -383,8 +397,30 @@ impl ShardHandle {
         }
     }
 
-    pub(crate) fn grant(&self, grant: Grant) {
-        self.board.grants.lock().push(grant);
+    /// Gives a pass to a command that waited; one of a shard that is gone comes back.
+    fn grant(&self, grant: Grant) -> Result<(), Grant> {
+        let mut grants = self.board.grants.lock();
+        if grants.closed {
+            return Err(grant);
+        }
+        grants.waiting.push(grant);
+        drop(grants);
         self.waker.wake();
+        Ok(())
+    }
+}
+
+/// Gives passes to those that waited for them. What was meant for a shard that is gone goes to the
+/// next in turn.
+pub(crate) fn deliver(shards: &[ShardHandle], gate: &Gate, grants: Vec<Grant>) {
+    let mut grants = VecDeque::from(grants);
+    while let Some(grant) = grants.pop_front() {
+        let given = match shards.get(grant.waiter.shard) {
+            Some(shard) => shard.grant(grant),
+            None => Err(grant),
+        };
+        if let Err(grant) = given {
+            grants.extend(gate.release(grant.pass));
+        }
     }
 }

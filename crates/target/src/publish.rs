@@ -19,7 +19,7 @@ use crate::devices::{self, Exposure};
 use crate::exports::Exports;
 use crate::limits;
 use crate::listeners::{self, Listeners, Place};
-use crate::message::{Abort, PortalState, ShardMessage, UnitWork};
+use crate::message::{self, Abort, PortalState, ShardMessage, UnitWork};
 use crate::notice::Notice;
 use crate::registry::SessionShared;
 use crate::secrets::Secrets;
@@ -267,11 +267,7 @@ impl Service {
         device: &Device,
     ) -> Result<(), ServiceError> {
         let grants = unit.gate.set_depth(devices::depth(device));
-        for grant in grants {
-            if let Some(shard) = self.inner.control.shards.get(grant.waiter.shard) {
-                shard.grant(grant);
-            }
-        }
+        message::deliver(&self.inner.control.shards, &unit.gate, grants);
         // Whoever has the lock may wait for a disk that never answers: it is taken only where there
         // is something to change. What is looked at here, operators alone change.
         if news(config, unit, device).is_none() {

@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use super::Shard;
-use super::command::Phase;
+use super::command::{Phase, key_of, parts_of};
+use crate::gate::Waiter;
 use crate::message::ShardMessage;
 use crate::notice::Notice;
 
@@ -26,8 +27,16 @@ impl Shard {
         // From here on whoever sends to it is told that it is gone.
         self.inbox.close();
         let mut unfinished = HashSet::new();
-        let running: Vec<_> = self.running.drain().collect();
-        for mut running in running {
+        // Passes on their way to it; those that come later go back to their gates.
+        for grant in self.board.close() {
+            let (index, generation) = parts_of(grant.waiter.key);
+            let running = self.running.get_mut(index);
+            if let Some(running) = running.filter(|it| it.generation == generation) {
+                running.pass = Some(grant.pass);
+            }
+        }
+        let running: Vec<_> = std::mem::take(&mut self.running).into_iter().collect();
+        for (index, mut running) in running {
             if matches!(running.phase, Phase::Disk(_)) {
                 unfinished.insert(running.session);
                 if !running.owed {
@@ -39,7 +48,11 @@ impl Shard {
             }
             if let Some(pass) = running.pass.take() {
                 let grants = running.unit.gate.release(pass);
-                self.deliver(grants);
+                self.deliver(&running.unit, grants);
+            } else if matches!(running.phase, Phase::Queued(_)) {
+                let (shard, key) = (self.index, key_of(index, running.generation));
+                let (_, grants) = running.unit.gate.leave(Waiter { shard, key });
+                self.deliver(&running.unit, grants);
             }
             if running.owed {
                 // Should it be the last one, the control plane finds that by itself.
@@ -88,14 +101,19 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::ops::Range;
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use iscsi::initiator::{Connection, Event, Settings};
+    use disk::fault::{Action as Fail, Rule};
+    use iscsi::initiator::{Cdb, Connection, Event, Request, Settings};
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::config::{AccessRule, Action, Authentication, Config, Portal, Target};
-    use crate::{Options, Secrets, Service};
+    use crate::config::{
+        AccessRule, Action, Authentication, Backing, Config, Device, Lun, Portal, Target,
+    };
+    use crate::gate::{Claim, Entry};
+    use crate::{Opener, Options, Secrets, Service};
 
     const TARGET: &str = "iqn.2026-11.test:target";
     const HANG: Duration = Duration::from_secs(20);
@@ -162,34 +180,79 @@ mod tests {
         }
     }
 
-    /// Logs in; the socket keeps the session open.
-    fn login(address: SocketAddr, isid: u8) -> Result<TcpStream, String> {
-        let said = |error: std::io::Error| error.to_string();
-        let mut stream = TcpStream::connect(address).map_err(said)?;
-        stream.set_read_timeout(Some(HANG)).map_err(said)?;
-        let settings = Settings::new("iqn.2026-11.test:a", TARGET, [0x80, 0, 0, 0, 0, isid]);
-        let mut engine = Connection::new(settings, now());
-        let mut out = Wire::default();
-        engine.start(&mut out);
-        let mut bytes = [0; 4096];
-        loop {
-            stream
-                .write_all(&std::mem::take(&mut out.0))
-                .map_err(said)?;
-            let count = match stream.read(&mut bytes) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                result => result.map_err(said)?,
+    /// A session; its socket keeps it open.
+    struct Client {
+        stream: TcpStream,
+        engine: Connection<Vec<u8>>,
+        bytes: Vec<u8>,
+    }
+
+    impl Client {
+        fn login(address: SocketAddr, isid: u8) -> Result<Self, String> {
+            let said = |error: std::io::Error| error.to_string();
+            let stream = TcpStream::connect(address).map_err(said)?;
+            stream.set_read_timeout(Some(HANG)).map_err(said)?;
+            let settings = Settings::new("iqn.2026-11.test:a", TARGET, [0x80, 0, 0, 0, 0, isid]);
+            let mut engine = Connection::new(settings, now());
+            let mut out = Wire::default();
+            engine.start(&mut out);
+            let mut client = Self {
+                stream,
+                engine,
+                bytes: Vec::new(),
             };
-            if count == 0 {
-                return Err("the connection was closed".to_owned());
+            client.stream.write_all(&out.0).map_err(said)?;
+            match client.status()? {
+                None => Ok(client),
+                Some(status) => Err(format!("status {status} before the end of the login")),
             }
-            let mut input = &bytes[..count];
-            let event = engine.next(now(), &mut input, &mut out);
-            match event.map_err(|fatal| fatal.to_string())? {
-                Some(Event::LoggedIn { .. }) => return Ok(stream),
-                Some(other) => return Err(format!("{other:?}")),
-                None => {}
+        }
+
+        /// The status of the next command that ends; none for a login.
+        fn status(&mut self) -> Result<Option<u8>, String> {
+            let said = |error: std::io::Error| error.to_string();
+            loop {
+                let mut out = Wire::default();
+                let mut input = self.bytes.as_slice();
+                let event = self.engine.next(now(), &mut input, &mut out);
+                let event = match event.map_err(|fatal| fatal.to_string())? {
+                    Some(Event::LoggedIn { .. }) => Some(None),
+                    Some(Event::Done(completion)) => Some(Some(completion.status)),
+                    Some(Event::Data { .. }) => {
+                        self.bytes = input.to_vec();
+                        continue;
+                    }
+                    Some(other) => return Err(format!("{other:?}")),
+                    None => None,
+                };
+                self.bytes = input.to_vec();
+                self.stream.write_all(&out.0).map_err(said)?;
+                if let Some(status) = event {
+                    return Ok(status);
+                }
+                let mut bytes = [0; 4096];
+                let count = match self.stream.read(&mut bytes) {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    result => result.map_err(said)?,
+                };
+                if count == 0 {
+                    return Err("the connection was closed".to_owned());
+                }
+                self.bytes.extend_from_slice(&bytes[..count]);
             }
+        }
+
+        fn send(&mut self, cdb: &[u8], read_len: u32) {
+            let mut all = [0; 16];
+            all[..cdb.len()].copy_from_slice(cdb);
+            let request = Request::read(0, Cdb::new(all), read_len);
+            let mut out = Wire::default();
+            self.engine.send_command(request, &mut out).unwrap();
+            self.stream.write_all(&out.0).unwrap();
+        }
+
+        fn read(&mut self) {
+            self.send(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1], 512);
         }
     }
 
@@ -211,7 +274,8 @@ mod tests {
         let started = Service::start(options, config, Secrets::new(), sender);
         let service = runtime.block_on(started).unwrap();
         let shards = std::sync::Arc::clone(&service.inner.control.shards);
-        let kept: Vec<_> = (0..4).map(|isid| login(address, isid).unwrap()).collect();
+        let kept = (0..4).map(|isid| Client::login(address, isid).unwrap());
+        let kept: Vec<_> = kept.collect();
         let on = |shard| {
             let sessions = service.sessions();
             sessions
@@ -230,10 +294,88 @@ mod tests {
         assert!(told);
         // Another one listens now, and nothing is given to the one that is gone.
         wait_for("a portal that listens", || service.portals()[0].listening);
-        let again: Vec<_> = (10..12).map(|isid| login(address, isid).unwrap()).collect();
+        let again = (10..12).map(|isid| Client::login(address, isid).unwrap());
+        let again: Vec<_> = again.collect();
         assert_eq!((on(0), on(1)), (0, 4));
         assert_eq!(service.portals()[0].connections, 4);
         drop((kept, again));
+        runtime.block_on(service.shutdown()).unwrap();
+    }
+
+    #[test]
+    fn passes_of_a_shard_that_is_gone_go_to_the_next_in_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let place = Arc::<std::sync::OnceLock<Arc<disk::Fault>>>::default();
+        let seen = Arc::clone(&place);
+        let opener = Opener::new(move |backing, mode| {
+            let fault = Arc::new(disk::Fault::new(disk::open(backing, mode)?));
+            seen.set(Arc::clone(&fault)).unwrap();
+            Ok(fault)
+        });
+        let options = Options {
+            shards: 2,
+            opener,
+            ..Options::new(directory.path())
+        };
+        let mut config = config();
+        let (size, block_size) = (1 << 20, 512);
+        config.devices.push(Device {
+            asynchronous: false,
+            ..Device::new("ram", Backing::Ram { size, block_size })
+        });
+        config.targets[0].luns.push(Lun {
+            number: 0,
+            device: "ram".to_owned(),
+            read_only: false,
+        });
+        let address = config.portals[0].socket_address();
+        let (sender, _notices) = mpsc::channel(100);
+        let started = Service::start(options, config, Secrets::new(), sender);
+        let service = runtime.block_on(started).unwrap();
+        let mut clients: Vec<_> = (0..2)
+            .map(|isid| {
+                let mut client = Client::login(address, isid).unwrap();
+                client.send(&[0], 0);
+                assert_eq!(client.status(), Ok(Some(2)), "the power-on attention");
+                client
+            })
+            .collect();
+        let shard_of = |isid: &str| {
+            let sessions = service.sessions();
+            let session = sessions.iter().find(|it| it.isid.ends_with(isid));
+            session.unwrap().shard
+        };
+        assert_ne!(shard_of("00"), shard_of("01"));
+        let (gone, unit) = (shard_of("01"), service.unit("ram").unwrap());
+        let (mut stays, mut goes) = (clients.remove(0), clients.remove(0));
+        // One at a time: the other shard's command waits for this one.
+        let fault = place.get().unwrap();
+        fault
+            .add(Rule::next(disk::OpKind::Read, Fail::Stall))
+            .unwrap();
+        stays.read();
+        wait_for("the stalled read", || fault.stalled() == 1);
+        goes.read();
+        wait_for("the one that waits", || unit.gate.waiting() == 1);
+        let shards = Arc::clone(&service.inner.control.shards);
+        assert!(runtime.block_on(shards[gone].send(ShardMessage::Fail)));
+        wait_for("the end of its session", || service.sessions().len() == 1);
+        assert_eq!(unit.gate.waiting(), 0, "it left the queue");
+        // And one whose pass is on its way when its shard ends.
+        let (shard, key) = (gone, u64::MAX);
+        let entry = unit.gate.enter(Claim::None, Waiter { shard, key });
+        assert!(matches!(entry, Entry::Queued));
+        stays.read();
+        wait_for("two that wait", || unit.gate.waiting() == 2);
+        fault.release();
+        assert_eq!(stays.status(), Ok(Some(0)));
+        assert_eq!(stays.status(), Ok(Some(0)));
+        wait_for("the end of all commands", || unit.gate.running() == 0);
         runtime.block_on(service.shutdown()).unwrap();
     }
 }

@@ -99,7 +99,8 @@ impl Shard {
                     key,
                 };
                 let (left, grants) = running.unit.gate.leave(waiter);
-                self.deliver(grants);
+                let unit = Arc::clone(&running.unit);
+                self.deliver(&unit, grants);
                 left
             }
             Phase::Changing(ticket) => ticket.cancel(),

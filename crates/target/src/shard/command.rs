@@ -19,7 +19,7 @@ use super::memory::Charge;
 use super::session::Recorded;
 use crate::gate::{Grant, Pass};
 use crate::limits;
-use crate::message::{ControlRequest, Reply, Ticket};
+use crate::message::{self, ControlRequest, Reply, Ticket};
 use crate::registry::SessionShared;
 use crate::unit::{LogicalUnit, count};
 
@@ -380,7 +380,7 @@ impl Shard {
     fn settle(&mut self, mut running: Running) {
         if let Some(pass) = running.pass.take() {
             let grants = running.unit.gate.release(pass);
-            self.deliver(grants);
+            self.deliver(&running.unit, grants);
         }
         if running.owed && running.unit.zombie_gone() {
             let unit = Arc::clone(&running.unit);
@@ -395,12 +395,8 @@ impl Shard {
         }
     }
 
-    pub(super) fn deliver(&self, grants: Vec<Grant>) {
-        for grant in grants {
-            if let Some(shard) = self.links.peers.get(grant.waiter.shard) {
-                shard.grant(grant);
-            }
-        }
+    pub(super) fn deliver(&self, unit: &LogicalUnit, grants: Vec<Grant>) {
+        message::deliver(&self.links.peers, &unit.gate, grants);
     }
 
     fn answer(
