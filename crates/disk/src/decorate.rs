@@ -19,6 +19,13 @@ macro_rules! as_inner {
             self.inner.notes()
         }
 
+        fn sync_ahead(
+            &self,
+            mode: $crate::request::CacheMode,
+        ) -> Result<(), $crate::error::DeviceError> {
+            self.inner.sync_ahead(mode)
+        }
+
         fn set_cache_mode(
             &self,
             mode: $crate::request::CacheMode,

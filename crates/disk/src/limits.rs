@@ -50,12 +50,12 @@ pub const PREALLOCATE_CHUNK: u64 = 128 << 20;
 /// disk stuck.
 pub const MODE_DRAIN_SECONDS: u64 = 8;
 
-/// Syncs of a change of the cache mode before operations are held; each leaves only what was
-/// written during the one before.
+/// Syncs before a change of the cache mode; each leaves only what was written during the one
+/// before.
 pub const MODE_SYNCS_BEFORE: usize = 2;
 
-/// Seconds a change of the cache mode gives each of them: the first may have all that the page
-/// cache holds to write.
+/// Seconds given to all of them together: the first may have all that the page cache holds to
+/// write.
 pub const MODE_SYNC_SECONDS: u64 = 60;
 
 /// How often a change of the cache mode looks whether the kernel has let go of a descriptor.

@@ -329,9 +329,21 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     // Control plane: these block, and are called from a blocking thread.
 
+    /// Makes most of what is in a cache stable while operations go on, so that the change to
+    /// the mode that follows holds them for a short time only. Ends within
+    /// [`limits::MODE_SYNC_SECONDS`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Stuck`] and [`DeviceError::Sync`].
+    fn sync_ahead(&self, mode: CacheMode) -> Result<(), DeviceError> {
+        let _ = mode;
+        Ok(())
+    }
+
     /// Changes the mode; returns when everything acknowledged under the old mode is as safe as the
     /// new one promises. Operations that come meanwhile wait, within
-    /// [`limits::MODE_DRAIN_SECONDS`]; none runs beside one of another mode. A caller that goes
+    /// [`limits::MODE_DRAIN_SECONDS`], in which all that is in the cache has to become stable: see
+    /// [`Disk::sync_ahead`]. None runs beside one of another mode. A caller that goes
     /// *to* write-back tells initiators first: writes may be volatile before the call returns.
     ///
     /// # Errors

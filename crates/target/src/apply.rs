@@ -22,6 +22,7 @@ use disk::{CacheMode, Disk};
 use scsi::change::{Applied, Selector};
 use scsi::{Attention, Unit};
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinSet;
 
 use crate::config::{Backing, Config, Device};
 use crate::control::{Failure, Overdue};
@@ -278,17 +279,11 @@ impl Service {
         before: &Exports,
         config: &Config,
     ) -> Result<Vec<Switched>, ServiceError> {
+        let wanted: Vec<_> = kept(before, config).filter_map(to_switch).collect();
+        let ahead = wanted.iter();
+        sync_ahead(ahead.map(|((_, device, _), disk)| (*device, Arc::clone(disk)))).await?;
         let mut switched = Vec::new();
-        for (old, device, unit) in kept(before, config) {
-            let Some(disk) = unit.disk() else { continue };
-            if disk.cache_mode() == device.cache {
-                continue;
-            }
-            // Nobody asks for this one now: it must not stand in the way of other changes.
-            let left_behind = old.cache == device.cache;
-            if left_behind && devices::holders(&unit.published()).is_some() {
-                continue;
-            }
+        for ((old, device, unit), disk) in wanted {
             // What the device is now is named first: a change that fails can have come half-way.
             switched.push(Switched {
                 unit: Arc::clone(unit),
@@ -311,6 +306,9 @@ impl Service {
 
     async fn switch_back(&self, switched: Vec<Switched>) -> Result<(), Left> {
         let mut left = Left::default();
+        let ahead = switched.iter();
+        // What does not become stable now is told of below.
+        let _ = sync_ahead(ahead.map(|it| (&it.before, Arc::clone(&it.disk)))).await;
         for Switched { unit, disk, before } in switched.into_iter().rev() {
             let change = self.change_mode(&unit, &disk, &before, Reservations::Ignore);
             match change.await {
@@ -331,7 +329,8 @@ impl Service {
         }
     }
 
-    /// Towards more volatile, initiators are told first; towards more stable, last.
+    /// Towards more volatile, initiators are told first; towards more stable, last. What can take
+    /// long was done by [`sync_ahead`]: changes of initiators wait for the unit's lock.
     async fn change_mode(
         &self,
         unit: &Arc<LogicalUnit>,
@@ -409,11 +408,40 @@ impl Left {
     }
 }
 
+/// What is to become stable does so beside each other, with no lock held.
+async fn sync_ahead(
+    disks: impl Iterator<Item = (&Device, Arc<dyn Disk>)>,
+) -> Result<(), ServiceError> {
+    let mut syncing = JoinSet::new();
+    for (device, disk) in disks {
+        let device = device.clone();
+        syncing.spawn(async move {
+            let mode = device.cache;
+            on_disk(&device, move || disk.sync_ahead(mode)).await
+        });
+    }
+    syncing.join_all().await.into_iter().collect()
+}
+
+/// A device whose disk has another mode than it shall have.
+fn to_switch<'a>((old, device, unit): Kept<'a>) -> Option<(Kept<'a>, Arc<dyn Disk>)> {
+    let disk = unit.disk()?;
+    if disk.cache_mode() == device.cache {
+        return None;
+    }
+    // Nobody asks for this one now: it must not stand in the way of other changes.
+    let left_behind = old.cache == device.cache;
+    if left_behind && devices::holders(&unit.published()).is_some() {
+        return None;
+    }
+    Some(((old, device, unit), disk))
+}
+
+/// A device as it was and as it shall be.
+type Kept<'a> = (&'a Device, &'a Device, &'a Arc<LogicalUnit>);
+
 /// Devices that were served and still are, as they were and as they shall be.
-fn kept<'a>(
-    before: &'a Exports,
-    config: &'a Config,
-) -> impl Iterator<Item = (&'a Device, &'a Device, &'a Arc<LogicalUnit>)> {
+fn kept<'a>(before: &'a Exports, config: &'a Config) -> impl Iterator<Item = Kept<'a>> {
     config.devices.iter().filter_map(|device| {
         let old = before.config.device(&device.name)?;
         let unit = before.units.get(&device.name)?;

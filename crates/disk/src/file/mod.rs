@@ -293,6 +293,10 @@ impl Disk for FileDisk {
         notes
     }
 
+    fn sync_ahead(&self, mode: CacheMode) -> Result<(), DeviceError> {
+        self.core.sync_ahead(mode)
+    }
+
     fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
         self.core.set_cache_mode(mode)
     }

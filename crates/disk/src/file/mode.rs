@@ -41,6 +41,23 @@ impl Core {
         self.set_cache_mode_within(mode, Duration::from_secs(MODE_DRAIN_SECONDS))
     }
 
+    /// Makes most of what is to be made stable so, and clean pages let go, before anybody is held.
+    pub(super) fn sync_ahead(self: &Arc<Self>, mode: CacheMode) -> Result<(), DeviceError> {
+        let mut change = self.change.lock();
+        let old = self.entrance.generation().mode();
+        if old == mode {
+            return Ok(());
+        }
+        let other_path = (old == CacheMode::None) != (mode == CacheMode::None);
+        let ample = Duration::from_secs(MODE_SYNC_SECONDS);
+        let deadline = now() + ample;
+        for _ in 0..MODE_SYNCS_BEFORE {
+            self.sync_within(&mut change, deadline, ample)?;
+            self.drop_cached(other_path);
+        }
+        Ok(())
+    }
+
     /// Holds new operations, waits for those inside, makes all stable, then goes on in the new
     /// mode; or, on any error, in the old one. Operations are held for at most `bound`.
     pub(crate) fn set_cache_mode_within(
@@ -58,12 +75,6 @@ impl Core {
         }
         let next = Generation::open(self.plan(), mode)?;
         let other_path = old.direct().is_some() != next.direct().is_some();
-        // Most of what is to be made stable and dropped is, before anybody is held.
-        let ample = Duration::from_secs(MODE_SYNC_SECONDS);
-        for _ in 0..MODE_SYNCS_BEFORE {
-            self.sync_within(&mut change, now() + ample, ample)?;
-            self.drop_cached(other_path);
-        }
         let deadline = now() + bound;
         let closed = self.entrance.close();
         if !closed.drain(deadline) || !self.let_go(&old, deadline) {

@@ -69,6 +69,7 @@ struct Moody {
 struct Mood {
     refuses_modes: AtomicBool,
     flushing: Door,
+    syncing: Door,
     /// Holds up the shard's whole thread.
     executing: Door,
     mode: Mutex<Option<CacheMode>>,
@@ -94,6 +95,11 @@ impl Disk for Moody {
 
     fn notes(&self) -> Vec<String> {
         vec!["it has moods".to_owned()]
+    }
+
+    fn sync_ahead(&self, mode: CacheMode) -> Result<(), DeviceError> {
+        self.mood.syncing.pass();
+        self.inner.sync_ahead(mode)
     }
 
     fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
@@ -253,6 +259,7 @@ impl Drop for Site {
         self.opening.open();
         for mood in self.moods.lock().values() {
             mood.flushing.open();
+            mood.syncing.open();
             mood.executing.open();
         }
         // What a test leaves stuck, it has looked at itself.
@@ -371,6 +378,26 @@ fn a_reservation_that_comes_while_a_change_is_prepared_is_not_missed() {
     assert!(matches!(error, ServiceError::Reserved { .. }), "{error}");
     assert_eq!(site.mode(A), Some(CacheMode::None));
     assert_eq!(site.now(), before);
+}
+
+#[test]
+fn initiators_do_not_wait_for_what_becomes_stable_before_a_mode_is_switched() {
+    let site = Site::start(two());
+    let mut a = site.initiator("a");
+    site.mood(A).syncing.close();
+    let (service, wanted) = (
+        site.service.clone(),
+        with_modes(&site.now(), CacheMode::WriteThrough),
+    );
+    let change = site
+        .runtime
+        .spawn(async move { service.apply(wanted, Secrets::new()).await });
+    site.mood(A).syncing.wait_for_somebody();
+    assert_eq!(a.run(cdb(&[0x16]), None, 0).status, 0, "RESERVE(6)");
+    assert_eq!(site.mode(A), Some(CacheMode::None));
+    site.mood(A).syncing.open();
+    site.runtime.block_on(change).unwrap().unwrap();
+    assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
 }
 
 #[test]
