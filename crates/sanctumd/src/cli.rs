@@ -10,7 +10,7 @@ use api::Problem;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{init, repair, run};
+use crate::{init, limits, repair, run};
 
 /// The Sanctum service.
 ///
@@ -63,7 +63,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Threads of the data path, 0 is one per core (default: as the settings say)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=limits::SHARDS_MAX))]
     pub(crate) shards: Option<u16>,
     /// How the data path talks to the kernel (default: as the settings say)
     #[arg(long, value_enum)]

@@ -18,6 +18,9 @@ pub(crate) const HEADERS_MAX: usize = 64;
 /// Time for a request's head to arrive, idle time of a kept connection included.
 pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// Shards that the command line takes, as its parser wants it.
+pub(crate) const SHARDS_MAX: i64 = target::limits::SHARDS_MAX as i64;
+
 /// Tasks at work at once.
 pub(crate) const TASKS_RUNNING_MAX: usize = 4;
 

@@ -145,8 +145,9 @@ impl Document {
             );
             return Err(CheckError::new("service.name", reason));
         }
-        if service.shards > limits::SHARDS {
-            let reason = format!("at most {}; 0 is one per core", limits::SHARDS);
+        let most = target::limits::SHARDS_MAX;
+        if usize::from(service.shards) > most {
+            let reason = format!("at most {most}; 0 is one per core");
             return Err(CheckError::new("service.shards", reason));
         }
         if service.spin_us > limits::SPIN_US {

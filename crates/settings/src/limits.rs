@@ -27,9 +27,6 @@ pub const HOST_NAME_BYTES: usize = 64;
 /// Longest name of a group of the system, in bytes.
 pub const GROUP_BYTES: usize = 32;
 
-/// Most shards (threads of the data path).
-pub const SHARDS: u16 = 256;
-
 /// Longest spin before a shard sleeps, in microseconds.
 pub const SPIN_US: u32 = 10_000;
 

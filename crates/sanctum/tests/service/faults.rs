@@ -145,6 +145,8 @@ fn documents_with_mistakes_change_nothing() {
     apply(&good.replace("size = 67108864", "size = 67108865"))
         .fails(1, &["multiple of the block size"]);
     apply(&good.replace("size = 67108864", "size = 33554432")).fails(4, &["shrink"]);
+    // One more than the data path takes would keep the next start from serving.
+    apply(&good.replace("shards = 0", "shards = 65")).fails(1, &["service.shards", "at most 64"]);
     apply("\u{0}\u{1}").fails(1, &["line 1"]);
     apply(&good.replace("ring = \"auto\"", "api_group = \"no-such-group\""))
         .fails(1, &["no-such-group"]);

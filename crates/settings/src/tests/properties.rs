@@ -189,7 +189,7 @@ fn document() -> impl Strategy<Value = Document> {
     let ring = prop::sample::select(vec![Ring::Auto, Ring::Uring, Ring::Epoll]);
     let service = (
         "[a-z0-9.-]{1,12}",
-        0..=limits::SHARDS,
+        0..=u16::try_from(target::limits::SHARDS_MAX).expect("few"),
         ring,
         0..=limits::SPIN_US,
     )
