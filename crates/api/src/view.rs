@@ -167,8 +167,14 @@ pub struct SettingsShown {
 pub struct Difference {
     /// The generation it was compared with.
     pub generation: u64,
-    /// Lines that go and come, in unified form; empty when nothing changes.
+    /// Applying the document would make a generation.
+    pub changed: bool,
+    /// Lines that go and come, in unified form; empty where settings stay as they are, though
+    /// secrets, comments or layout may differ.
     pub text: String,
+    /// Names of the secrets that would be new or replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
 }
 
 /// The result of applying a document.
@@ -176,8 +182,14 @@ pub struct Difference {
 pub struct SettingsApplied {
     /// The generation that is active now.
     pub generation: u64,
-    /// What changed; empty when the document was in force already.
+    /// It was made by this change; otherwise all was in force already.
+    pub changed: bool,
+    /// Lines that went and came, in unified form; empty where the settings are as they were, though
+    /// secrets, comments or layout may have changed.
     pub text: String,
+    /// Names of the secrets that are new or replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// What comes into force later: what only a start of the service reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -67,6 +67,21 @@ pub(crate) struct By {
 /// Secrets that come with a change, by name.
 pub(crate) type NewSecrets = Vec<(String, SecretString)>;
 
+/// What a change does to the secrets.
+#[derive(Debug, Default)]
+pub(crate) struct SecretsChange {
+    /// New ones, or in place of those of their names.
+    pub(crate) set: NewSecrets,
+    /// Names of those that go.
+    pub(crate) dropped: Vec<String>,
+}
+
+impl SecretsChange {
+    fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.dropped.is_empty()
+    }
+}
+
 /// A change on disk that is not in force yet.
 struct Pending {
     settings: Staged,
@@ -77,10 +92,17 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct Changed<T> {
     pub(crate) generation: u64,
-    /// Unified diff; empty when nothing changed.
+    /// The generation was made by it; otherwise all was in force already.
+    pub(crate) made: bool,
+    /// Unified diff; empty when the settings are as they were.
     pub(crate) diff: String,
+    /// Names of the secrets that are new or replaced.
+    pub(crate) secrets: Vec<String>,
     /// What comes into force later, or did not quite work.
     pub(crate) notes: Vec<String>,
+    /// It holds, but something that had to end before it has not ended. What follows from the
+    /// change is to be done all the same; then this is the answer.
+    pub(crate) overdue: Option<Problem>,
     /// What the edit gave.
     pub(crate) value: T,
 }
@@ -91,6 +113,31 @@ impl<T> Changed<T> {
             generation: self.generation,
         }
     }
+
+    /// The answer when nothing else is to be done.
+    pub(crate) fn settled(mut self) -> Result<Self, Problem> {
+        self.overdue.take().map_or(Ok(self), Err)
+    }
+
+    fn with<U>(self, value: U) -> Changed<U> {
+        Changed {
+            generation: self.generation,
+            made: self.made,
+            diff: self.diff,
+            secrets: self.secrets,
+            notes: self.notes,
+            overdue: self.overdue,
+            value,
+        }
+    }
+}
+
+/// Something done that is no change of the settings, for its event.
+#[derive(Clone, Debug)]
+pub(crate) struct Deed {
+    pub(crate) code: &'static str,
+    pub(crate) subject: String,
+    pub(crate) what: String,
 }
 
 impl Admin {
@@ -150,35 +197,57 @@ impl Admin {
         what: String,
         edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send + 'static,
     ) -> Result<Changed<T>, Problem> {
-        self.alone(move |admin| async move { Box::pin(admin.edit_alone(&by, &what, edit)).await })
-            .await
+        self.edit_with_secrets(by, what, |document| {
+            Ok((edit(document)?, SecretsChange::default()))
+        })
+        .await
     }
 
-    /// As [`Admin::edit`], for work that runs within [`Admin::alone`] already.
+    /// As [`Admin::edit`], with what it means for the secrets.
+    pub(crate) async fn edit_with_secrets<T: Send + 'static>(
+        &self,
+        by: By,
+        what: String,
+        edit: impl FnOnce(&mut Document) -> Result<(T, SecretsChange), Problem> + Send + 'static,
+    ) -> Result<Changed<T>, Problem> {
+        let changed = self.alone(move |admin| async move {
+            Box::pin(admin.edit_all_alone(&by, &what, edit)).await
+        });
+        changed.await?.settled()
+    }
+
+    /// As [`Admin::edit`], for work that runs within [`Admin::alone`] already, and that goes on
+    /// where the change is overdue.
     pub(crate) async fn edit_alone<T: Send + 'static>(
         &self,
         by: &By,
         what: &str,
         edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send,
     ) -> Result<Changed<T>, Problem> {
+        let edit = |document: &mut Document| Ok((edit(document)?, SecretsChange::default()));
+        self.edit_all_alone(by, what, edit).await
+    }
+
+    async fn edit_all_alone<T: Send + 'static>(
+        &self,
+        by: &By,
+        what: &str,
+        edit: impl FnOnce(&mut Document) -> Result<(T, SecretsChange), Problem> + Send,
+    ) -> Result<Changed<T>, Problem> {
         self.expected(by)?;
         let mut document = self.current()?.document.clone();
-        let value = edit(&mut document)?;
+        let (value, secrets) = edit(&mut document)?;
+        let check = |document: &Document| self.check_with(document, &secrets.set);
         let mut plan = self
             .store()
-            .propose(document, &|document| self.check(document))
+            .propose(document, &check)
             .map_err(|error| trouble::propose(&error))?;
         // Who typed a command has not seen the text that the lines would be of.
         for problem in &mut plan.checks {
             (problem.line, problem.column) = (0, 0);
         }
-        let changed = Box::pin(self.change(by, what, plan, Vec::new())).await?;
-        Ok(Changed {
-            generation: changed.generation,
-            diff: changed.diff,
-            notes: changed.notes,
-            value,
-        })
+        let changed = Box::pin(self.change(by, what, plan, secrets)).await?;
+        Ok(changed.with(value))
     }
 
     /// Makes a plan be in force, and with it the secrets it comes with: all of it, or nothing.
@@ -188,10 +257,37 @@ impl Admin {
         what: String,
         plan: impl FnOnce(&Self) -> Result<(Plan, NewSecrets), Problem> + Send + 'static,
     ) -> Result<Changed<()>, Problem> {
+        let changed = self.alone(move |admin| async move {
+            admin.expected(&by)?;
+            let (plan, set) = plan(&admin)?;
+            let dropped = Vec::new();
+            let secrets = SecretsChange { set, dropped };
+            Box::pin(admin.change(&by, &what, plan, secrets)).await
+        });
+        changed.await?.settled()
+    }
+
+    /// Does something that is no change of the settings, in its turn, and records it, also where
+    /// nobody waits for the answer any more.
+    pub(crate) async fn act<F>(
+        &self,
+        by: By,
+        deed: Deed,
+        work: impl FnOnce(Service) -> F + Send + 'static,
+    ) -> Result<(), Problem>
+    where
+        F: Future<Output = Result<(), ServiceError>> + Send,
+    {
         self.alone(move |admin| async move {
             admin.expected(&by)?;
-            let (plan, secrets) = plan(&admin)?;
-            Box::pin(admin.change(&by, &what, plan, secrets)).await
+            let done = Box::pin(work(admin.service().clone())).await;
+            let done = done.map_err(|error| (overdue(&error), trouble::service(&error)));
+            match &done {
+                Ok(()) => admin.tell_done(&by, &deed, None),
+                Err((true, problem)) => admin.tell_done(&by, &deed, Some(problem)),
+                Err((false, _)) => {}
+            }
+            done.map_err(|(_, problem)| problem)
         })
         .await
     }
@@ -218,7 +314,7 @@ impl Admin {
     }
 
     /// Refuses a change whose caller read another generation.
-    fn expected(&self, by: &By) -> Result<(), Problem> {
+    pub(crate) fn expected(&self, by: &By) -> Result<(), Problem> {
         let now = &self.current()?.generation;
         match by.expect {
             Some(expect) if expect != now.number => Err(Problem::new(
@@ -270,23 +366,26 @@ impl Admin {
         by: &By,
         what: &str,
         plan: Plan,
-        secrets: NewSecrets,
+        mut secrets: SecretsChange,
     ) -> Result<Changed<()>, Problem> {
         let before = self.current()?;
         if !plan.is_accepted() {
             let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
             return Err(trouble::settings_refused(&lines));
         }
-        let secrets = self.news(secrets);
+        secrets.set = self.news(secrets.set);
+        let mut changed = Changed {
+            generation: before.generation.number,
+            made: false,
+            diff: plan.diff.clone(),
+            secrets: names(&secrets.set),
+            notes: Vec::new(),
+            overdue: None,
+            value: (),
+        };
         if plan.is_empty() && plan.text == before.text && secrets.is_empty() {
-            return Ok(Changed {
-                generation: before.generation.number,
-                diff: String::new(),
-                notes: Vec::new(),
-                value: (),
-            });
+            return Ok(changed);
         }
-        let diff = plan.diff.clone();
         let document = plan.document.clone();
         // Before: what a kill left after the device of this name had been removed.
         self.forget(&document, &before.document).await?;
@@ -298,8 +397,8 @@ impl Admin {
                 return Err(trouble::service(&error));
             }
         };
-        let mut notes = Vec::new();
-        let generation = match self.activate(pending, &mut notes).await {
+        let notes = &mut changed.notes;
+        let generation = match self.activate(pending, notes).await {
             Ok(Ok(generation)) => generation,
             Ok(Err(error)) => return Err(give_up(prepared, trouble::activate(&error)).await),
             Err(problem) => return Err(give_up(prepared, problem).await),
@@ -309,17 +408,26 @@ impl Admin {
         if let Err(problem) = self.forget(&before.document, &document).await {
             notes.push(problem.to_string());
         }
-        self.follow(&before.document.service, &document.service, &mut notes);
-        self.tell(by, what, &generation, &notes);
-        match overdue {
-            Some(error) => Err(trouble::service(&error)),
-            None => Ok(Changed {
-                generation: generation.number,
-                diff,
-                notes,
-                value: (),
-            }),
-        }
+        self.follow(&before.document.service, &document.service, notes);
+        let late = overdue.as_ref().map(ToString::to_string);
+        let told: Vec<String> = notes.iter().cloned().chain(late).collect();
+        self.tell(by, what, &generation, &told);
+        changed.generation = generation.number;
+        changed.made = true;
+        changed.overdue = overdue.map(|error| trouble::service(&error));
+        Ok(changed)
+    }
+
+    /// Whether a plan with these secrets would make a generation, and which of them are new.
+    pub(crate) fn foresee(
+        &self,
+        plan: &Plan,
+        secrets: NewSecrets,
+    ) -> Result<(bool, Vec<String>), Problem> {
+        let before = self.current()?;
+        let secrets = names(&self.news(secrets));
+        let same = plan.is_empty() && plan.text == before.text && secrets.is_empty();
+        Ok((!same, secrets))
     }
 
     /// Removes what lies in the data directory under the names of devices that only the first
@@ -357,7 +465,7 @@ impl Admin {
         by: &By,
         what: &str,
         plan: Plan,
-        secrets: NewSecrets,
+        secrets: SecretsChange,
     ) -> Result<Pending, Problem> {
         let (who, why) = (
             by.caller.name.clone(),
@@ -374,7 +482,7 @@ impl Admin {
             let secrets = match secrets.is_empty() {
                 true => None,
                 false => {
-                    let staged = stored.stage(secrets, &settings);
+                    let staged = stored.stage(secrets.set, &secrets.dropped, &settings);
                     Some(staged.map_err(|error| trouble::secrets(&error))?)
                 }
             };
@@ -492,60 +600,17 @@ impl Admin {
         self.events().record(draft);
     }
 
-    /// Records something done that is no change of the settings.
-    pub(crate) fn tell_done(&self, by: &By, code: &str, subject: &str, what: &str) {
-        let mut draft = Draft::info(code, subject, &format!("{} {what}", by.caller.name));
+    /// Records something done that is no change of the settings; `late` is what has not ended.
+    pub(crate) fn tell_done(&self, by: &By, deed: &Deed, late: Option<&Problem>) {
+        let message = format!("{} {}", by.caller.name, deed.what);
+        let mut draft = Draft::info(deed.code, &deed.subject, &message);
         if let Some(why) = &by.why {
             draft = draft.cause(why);
         }
+        if let Some(late) = late {
+            draft = draft.next_step(&format!("{}; {}", late.what, late.next_step));
+        }
         self.events().record(draft);
-    }
-
-    /// Keeps a secret, or one made of chance; gives what a person should know of it.
-    pub(crate) async fn keep_secret(
-        &self,
-        name: String,
-        secret: Option<SecretString>,
-    ) -> Result<Option<String>, Problem> {
-        let admin = self.clone();
-        let kept = blocking(move || {
-            let mut secrets = admin.0.parts.secrets.lock();
-            match secret {
-                Some(secret) => secrets.set(&name, secret),
-                None => secrets.generate(&name).map(|_| None),
-            }
-        });
-        let advice = kept.await?.map_err(|error| trouble::secrets(&error))?;
-        Ok(advice.map(|advice| advice.to_string()))
-    }
-
-    /// Forgets a secret; one that is not there is forgotten.
-    pub(crate) async fn forget_secret(&self, name: String) -> Result<(), Problem> {
-        let admin = self.clone();
-        let forgotten = blocking(move || {
-            let mut secrets = admin.0.parts.secrets.lock();
-            if secrets.contains(&name) {
-                secrets.remove(&name)
-            } else {
-                Ok(())
-            }
-        });
-        forgotten.await?.map_err(|error| trouble::secrets(&error))
-    }
-
-    /// A secret as it is, to bring it back when a change of it fails.
-    pub(crate) fn secret(&self, name: &str) -> Option<SecretString> {
-        self.0.parts.secrets.lock().get(name).cloned()
-    }
-
-    /// Hands the secrets to the data path once more, after one of them changed.
-    pub(crate) async fn apply_secrets(&self) -> Result<(), Problem> {
-        let document = self.current()?.document.clone();
-        let applied = match self.prepare(&document, None).await {
-            Ok(prepared) => Box::pin(prepared.commit()).await,
-            Err(error) => Err(error),
-        };
-        applied.map_err(|error| trouble::service(&error))
     }
 
     /// Ends what runs: tasks, then the data path. A change in progress comes to its end first.
@@ -567,6 +632,15 @@ impl Admin {
             .next("look at the system log for what the host's disks do")),
         }
     }
+}
+
+/// Whether what was asked for holds in spite of the error.
+const fn overdue(error: &ServiceError) -> bool {
+    matches!(error, ServiceError::Stuck { .. })
+}
+
+fn names(secrets: &NewSecrets) -> Vec<String> {
+    secrets.iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// The data path goes back to what it serves; what it cannot take back is told, too.

@@ -29,6 +29,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::change::Staged;
 use crate::limits;
 use crate::problem::Lines;
+use crate::record::hex;
 use crate::storage::{Files, Storage, remove_leftover, replace, temporary};
 
 const NOTE: &str = "# Secrets of Sanctum, one a line; keep the mode of this file 0600.\n";
@@ -89,6 +90,14 @@ pub enum SecretsError {
     /// The file cannot be written; the secrets are as they were.
     #[error("cannot write the secrets to {}; nothing was changed", path.display())]
     Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The secrets are in force, but their file has not got its place.
+    #[error("the secrets that are in force could not be moved to {}; they stay in the file staged.toml beside it, check the disk of the data directory", path.display())]
+    NotPlaced {
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -361,18 +370,21 @@ impl Secrets {
         self.write(next)
     }
 
-    /// Writes secrets, new or in place of those of their names, to come into force with a staged
-    /// generation: stable on return, and without effect until [`Secrets::take`].
+    /// Writes secrets, new or in place of those of their names and without the `dropped` ones, to
+    /// come into force with a staged generation: stable on return, and without effect until
+    /// [`Secrets::take`].
     ///
     /// # Errors
     /// As [`Secrets::set`]; nothing is changed then.
     pub fn stage(
         &mut self,
         secrets: Vec<(String, SecretString)>,
+        dropped: &[String],
         with: &Staged,
     ) -> Result<StagedSecrets, SecretsError> {
         self.finish()?;
-        let next = self.with(secrets)?;
+        let mut next = self.with(secrets)?;
+        next.retain(|name, _| !dropped.contains(name));
         let path = self.staged_path();
         let failed = |source| SecretsError::Write {
             path: path.clone(),
@@ -445,7 +457,7 @@ impl Secrets {
         }
         self.storage
             .rename(&self.staged_path(), &self.path)
-            .map_err(|source| SecretsError::Write {
+            .map_err(|source| SecretsError::NotPlaced {
                 path: self.path.clone(),
                 source,
             })?;
@@ -573,13 +585,7 @@ fn check(name: &str, secret: &SecretString) -> Result<Option<SecretAdvice>, Secr
 
 /// The sum that tells one settings file from all others.
 fn sum(file: &[u8]) -> String {
-    use fmt::Write as _;
-    let sum = digest(&SHA256, file);
-    sum.as_ref().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(digest(&SHA256, file).as_ref())
 }
 
 fn printable(name: &str) -> String {

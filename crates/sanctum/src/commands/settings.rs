@@ -5,10 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use api::Secret;
 use api::request::{Change, Export, Rollback, SettingsText};
 use api::view::SettingsApplied;
-use clap::Subcommand;
+use api::{Code, Problem, Secret};
+use clap::{Args, Subcommand};
 
 use crate::cli::Context;
 use crate::failure::Failure;
@@ -36,22 +36,16 @@ pub(crate) enum Command {
     },
     /// Shows what applying a document would change; changes nothing
     Diff {
-        /// The document; `-` reads standard input
-        file: PathBuf,
+        #[command(flatten)]
+        document: Document,
     },
     /// Applies a document: all of it, or nothing
     Apply {
-        /// The document; `-` reads standard input
-        file: PathBuf,
-        /// Refuses unless this generation is in force
-        #[arg(long, value_name = "N")]
-        expect: Option<u64>,
+        #[command(flatten)]
+        document: Document,
         /// Shows what would change; changes nothing
         #[arg(long)]
         dry_run: bool,
-        /// Reads the passphrase of an export with secrets from the first line of standard input
-        #[arg(long)]
-        passphrase_stdin: bool,
     },
     /// Returns to a kept generation, as a new one
     Rollback {
@@ -63,6 +57,19 @@ pub(crate) enum Command {
     },
     /// Lists kept generations
     History,
+}
+
+/// A document, and what is expected where it goes.
+#[derive(Args, Debug)]
+pub(crate) struct Document {
+    /// The document; `-` reads standard input
+    file: PathBuf,
+    /// Refuses unless this generation is in force
+    #[arg(long, value_name = "N")]
+    expect: Option<u64>,
+    /// Reads the passphrase of an export with secrets from the first line of standard input
+    #[arg(long)]
+    passphrase_stdin: bool,
 }
 
 impl Command {
@@ -97,22 +104,18 @@ impl Command {
                 );
                 context.output.done(&shown, &sentence)
             }
-            Self::Diff { file } => diff(&context, &file, false).await,
-            Self::Apply {
-                file,
+            Self::Diff { document }
+            | Self::Apply {
+                document,
                 dry_run: true,
-                passphrase_stdin,
-                ..
-            } => diff(&context, &file, passphrase_stdin).await,
+            } => diff(&context, &document).await,
             Self::Apply {
-                file,
-                expect,
+                document,
                 dry_run: false,
-                passphrase_stdin,
             } => {
-                let text = read(&file, passphrase_stdin)?;
-                let applied = expecting(&context, expect).apply_settings(&text).await?;
-                tell(&context, &applied)
+                let text = read(&document.file, document.passphrase_stdin)?;
+                let client = expecting(&context, document.expect);
+                tell(&context, &client.apply_settings(&text).await?)
             }
             Self::Rollback { generation, expect } => {
                 let client = expecting(&context, expect);
@@ -133,36 +136,53 @@ fn expecting(context: &Context, expect: Option<u64>) -> api::Client {
     context.client.clone().with_change(change)
 }
 
-async fn diff(context: &Context, file: &Path, passphrase_stdin: bool) -> Result<(), Failure> {
-    let difference = context
-        .client
-        .diff_settings(&read(file, passphrase_stdin)?)
-        .await?;
-    let shown = if difference.text.is_empty() {
-        format!("no difference to generation {}", difference.generation)
+async fn diff(context: &Context, document: &Document) -> Result<(), Failure> {
+    let text = read(&document.file, document.passphrase_stdin)?;
+    let difference = context.client.diff_settings(&text).await?;
+    let now = difference.generation;
+    if let Some(expect) = document.expect.filter(|expect| *expect != now) {
+        let what = format!("generation {now} is in force, not {expect}");
+        let problem = Problem::new(Code::GenerationConflict, what);
+        return Err(problem
+            .next("read the settings again, compare, and repeat")
+            .into());
+    }
+    let shown = if difference.changed {
+        differences(&difference.text, &difference.secrets).join("\n")
     } else {
-        difference.text.trim_end().to_owned()
+        format!("no difference to generation {now}")
     };
     context.output.done(&difference, &shown)
 }
 
-fn tell(context: &Context, applied: &SettingsApplied) -> Result<(), Failure> {
-    let mut sentence = if applied.text.is_empty() {
-        format!(
-            "nothing to change; generation {} stays in force",
-            applied.generation
-        )
-    } else {
-        format!(
-            "{}\ngeneration {} is in force",
-            applied.text.trim_end(),
-            applied.generation
-        )
-    };
-    for note in &applied.notes {
-        sentence.push_str(&format!("\nnote: {note}"));
+/// What differs, for people.
+fn differences(text: &str, secrets: &[String]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !text.is_empty() {
+        lines.push(text.trim_end().to_owned());
     }
-    context.output.done(applied, &sentence)
+    if !secrets.is_empty() {
+        lines.push(format!("secrets new or replaced: {}", secrets.join(", ")));
+    }
+    if lines.is_empty() {
+        lines.push("only comments or layout differ".to_owned());
+    }
+    lines
+}
+
+fn tell(context: &Context, applied: &SettingsApplied) -> Result<(), Failure> {
+    let generation = applied.generation;
+    let mut lines = if applied.changed {
+        let mut lines = differences(&applied.text, &applied.secrets);
+        lines.push(format!("generation {generation} is in force"));
+        lines
+    } else {
+        vec![format!(
+            "nothing to change; generation {generation} stays in force"
+        )]
+    };
+    lines.extend(applied.notes.iter().map(|note| format!("note: {note}")));
+    context.output.done(applied, &lines.join("\n"))
 }
 
 async fn history(context: &Context) -> Result<(), Failure> {

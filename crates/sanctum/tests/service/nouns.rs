@@ -469,11 +469,15 @@ fn chap_accounts() {
     let generation = service.generation();
     service.run("chap set-secret bob --generate").ok();
     assert!(!secrets().contains("correct-horse"));
-    assert_eq!(
-        service.generation(),
-        generation,
-        "a secret is no part of the settings"
-    );
+    assert_eq!(service.generation(), generation + 1, "in the history");
+    let why = service.json("settings history")[0]["why"].to_string();
+    assert!(why.contains("new secret of CHAP account bob"), "{why}");
+    // Nothing is kept of a secret whose change is refused.
+    let words = "chap set-secret bob --secret-stdin";
+    let before = secrets();
+    let short = run_with(&mut service.command(words), "short\n");
+    short.fails(1, &["5 bytes", "12"]);
+    assert_eq!((secrets(), service.generation()), (before, generation + 1));
     service
         .run(&format!("target update {} --chap bob", site.target()))
         .ok();
@@ -520,22 +524,35 @@ fn the_settings_as_a_whole() {
         edited,
         "comments are kept"
     );
-    assert_eq!(service.json(&format!("settings apply {path}"))["text"], "");
+    let again = service.json(&format!("settings apply {path}"));
+    assert_eq!(
+        (&again["text"], &again["changed"]),
+        (&json!(""), &json!(false))
+    );
+    let said = |words: String| service.run(&words).ok().out;
+    assert!(said(format!("settings apply {path}")).contains("nothing to change; generation 2"));
+    // Comments alone are a change, and what is said is true.
+    std::fs::write(&file, format!("# more\n{edited}")).unwrap();
+    assert!(said(format!("settings diff {path}")).contains("only comments or layout differ"));
+    let conflict = service.run(&format!("settings apply {path} --dry-run --expect 1"));
+    conflict.fails(4, &["generation 2 is in force, not 1"]);
+    let applied = said(format!("settings apply {path}"));
+    assert!(applied.contains("only comments") && applied.contains("generation 3 is in force"));
     let history = service.json("settings history");
     assert_eq!(
-        (&history[0]["generation"], &history[0]["why"]),
+        (&history[1]["generation"], &history[1]["why"]),
         (&json!(2), &json!("less queue"))
     );
     let events = service.json("event list --code settings-changed");
     assert_eq!(events[0]["cause"], "less queue");
     service.run("settings rollback 1").ok();
     assert_eq!(service.json("device show disk0")["queue_depth"], 128);
-    assert_eq!(service.generation(), 3);
+    assert_eq!(service.generation(), 4);
     service
         .run("settings rollback 99")
         .fails(1, &["no generation 99"]);
     let done = run_with(&mut service.command("settings apply -"), &edited).ok();
-    assert!(done.out.contains("generation 4 is in force"));
+    assert!(done.out.contains("generation 5 is in force"));
 }
 
 #[test]
@@ -616,12 +633,21 @@ fn secrets_take_effect_with_their_document_or_not_at_all() {
     assert!(!staged.exists());
     // The same settings with other secrets are a change, too, and one with a generation.
     std::fs::write(&file, &text).unwrap();
-    run_with(&mut service.command(&apply), "a long passphrase\n").ok();
+    let diff = format!("settings diff {path} --passphrase-stdin");
+    let told = run_with(&mut service.command(&diff), "a long passphrase\n").ok();
+    assert_eq!(told.out, "secrets new or replaced: bob\n");
+    let told = run_with(&mut service.command(&apply), "a long passphrase\n").ok();
+    let now = generation + 1;
+    let sentence = format!("secrets new or replaced: bob\ngeneration {now} is in force\n");
+    assert_eq!(told.out, sentence);
     assert!(secrets().contains("\"bob\" = \"correct-horse\""));
-    assert_eq!(service.generation(), generation + 1);
+    assert_eq!(service.generation(), now);
     assert!(!staged.exists());
     // A second time there is nothing to do.
-    run_with(&mut service.command(&apply), "a long passphrase\n").ok();
+    let told = run_with(&mut service.command(&apply), "a long passphrase\n").ok();
+    assert!(told.out.starts_with("nothing to change"), "{told:?}");
+    let told = run_with(&mut service.command(&diff), "a long passphrase\n").ok();
+    assert!(told.out.starts_with("no difference"), "{told:?}");
     assert_eq!(service.generation(), generation + 1);
     // What a kill between the two leaves is cleared away.
     service.kill();

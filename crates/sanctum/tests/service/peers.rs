@@ -93,6 +93,40 @@ fn raw(service: &Running, request: &[u8]) -> String {
 }
 
 #[test]
+fn a_generation_that_is_expected_counts_for_every_change() {
+    let site = Site::new();
+    let service = site.start();
+    service.run("device update disk0 --removable true").ok();
+    let ask = |method: &str, path: &str, body: &str, expect: u64| {
+        let request = format!(
+            "{method} /api/v1/{path}?expect={expect} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        raw(&service, request.as_bytes())
+    };
+    let image = r#"{"device":{"name":"new","kind":"image","path":"","size":1048576}}"#;
+    for (method, path, body) in [
+        ("POST", "devices", image),
+        ("POST", "devices/disk0/eject", ""),
+        ("POST", "devices/disk0/load", ""),
+        ("DELETE", "devices/disk0/reservations", ""),
+        ("PUT", "chap/initiator/secret", "{}"),
+        ("DELETE", "sessions/1", ""),
+    ] {
+        let answer = ask(method, path, body, 1);
+        assert!(answer.starts_with("HTTP/1.1 409"), "{path}: {answer}");
+        assert!(answer.contains("generation-conflict"), "{path}: {answer}");
+    }
+    assert!(!site.dir().join("images/new.img").exists());
+    assert!(ask("POST", "devices/disk0/eject", "", 2).starts_with("HTTP/1.1 200"));
+    assert_eq!(
+        service.json("event list --code device-ejected")[0]["subject"],
+        "disk0"
+    );
+}
+
+#[test]
 fn requests_that_are_too_large_or_make_no_sense() {
     let site = Site::new();
     let service = site.start();

@@ -7,11 +7,12 @@ use api::{Code, Problem, Secret};
 use axum::Json;
 use axum::extract::State;
 use secrecy::SecretString;
-use settings::Document;
+use settings::{Document, SecretsError};
 
 use super::extract::{Body, Names};
 use super::{Answer, fresh, named};
-use crate::admin::{Admin, By};
+use crate::admin::{Admin, By, SecretsChange};
+use crate::trouble;
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<AccountView>> {
     let document = &admin.current()?.document;
@@ -24,69 +25,45 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<AccountView>>
     Ok(Json(views.collect()))
 }
 
-/// The secret is kept first: an account whose secret is missing is never in force. When the change
-/// fails, the secret goes again, unless an account that is in force names it.
+/// Account and secret are in force together, or neither is there.
 pub(super) async fn add(
     State(admin): State<Admin>,
     by: By,
     Body(NewAccount { user, secret }): Body<NewAccount>,
 ) -> Answer<SecretStored> {
     let generated = secret.is_none();
-    let stored = admin.alone(move |admin| async move {
-        let name = {
-            let document = &admin.current()?.document;
-            let accounts = &document.iscsi.accounts;
-            fresh(
-                accounts.iter().any(|account| account.user == user),
-                &format!("account {user}"),
-                &format!("give it a new secret: sanctum chap set-secret {user}"),
-            )?;
-            free_name(document, &user, |name| admin.has_secret(name))
-        };
-        let advice = admin
-            .keep_secret(name.clone(), secret.as_ref().map(handed_in))
-            .await?;
-        let account = ChapAccount {
-            user: user.clone(),
+    let (secret, advice) = chosen(secret.as_ref(), &user)?;
+    let what = format!("add CHAP account {user}");
+    let stored = admin.clone();
+    let changed = admin.edit_with_secrets(by, what, move |document| {
+        let accounts = &document.iscsi.accounts;
+        fresh(
+            accounts.iter().any(|account| account.user == user),
+            &format!("account {user}"),
+            &format!("give it a new secret: sanctum chap set-secret {user}"),
+        )?;
+        let name = free_name(document, &user, |name| stored.has_secret(name));
+        document.iscsi.accounts.push(ChapAccount {
+            user,
             secret: name.clone(),
-        };
-        let what = format!("add CHAP account {user}");
-        let changed = admin.edit_alone(&by, &what, |document| {
-            document.iscsi.accounts.push(account);
-            Ok(())
         });
-        match Box::pin(changed).await {
-            Ok(changed) => Ok(SecretStored {
-                secret: name,
-                file: admin.secrets_path(),
-                generated,
-                advice,
-                generation: changed.generation,
-            }),
-            Err(problem) => {
-                forget_unused(&admin, name).await;
-                Err(problem)
-            }
-        }
+        let secrets = SecretsChange {
+            set: vec![(name.clone(), secret)],
+            dropped: Vec::new(),
+        };
+        Ok((name, secrets))
     });
-    Ok(Json(stored.await?))
+    let changed = changed.await?;
+    Ok(Json(SecretStored {
+        secret: changed.value,
+        file: admin.secrets_path(),
+        generated,
+        advice,
+        generation: changed.generation,
+    }))
 }
 
-/// Takes a secret away that nothing in force names. A change can hold although it ended with a
-/// problem (something it had to wait for did not end in time).
-async fn forget_unused(admin: &Admin, name: String) {
-    let used = admin.current().map_or(true, |current| {
-        let accounts = &current.document.iscsi.accounts;
-        accounts.iter().any(|account| account.secret == name)
-    });
-    if used {
-        return;
-    }
-    if let Err(problem) = admin.forget_secret(name).await {
-        tracing::warn!(problem = %problem, "a secret without an account stays");
-    }
-}
-
+/// A new generation of the same text: who changed a secret, and when, is in the history.
 pub(super) async fn set_secret(
     State(admin): State<Admin>,
     Names(user): Names<String>,
@@ -94,34 +71,42 @@ pub(super) async fn set_secret(
     Body(NewSecret { secret }): Body<NewSecret>,
 ) -> Answer<SecretStored> {
     let generated = secret.is_none();
-    let stored = admin.alone(move |admin| async move {
+    let (secret, advice) = chosen(secret.as_ref(), &user)?;
+    let name = find(&admin.current()?.document, &user)?.secret.clone();
+    let what = format!("set a new secret of CHAP account {user}");
+    let changed = admin.carry_out(by, what, move |admin| {
         let current = admin.current()?;
         let name = find(&current.document, &user)?.secret.clone();
-        let before = admin.secret(&name);
-        let advice = admin
-            .keep_secret(name.clone(), secret.as_ref().map(handed_in))
-            .await?;
-        if let Err(problem) = admin.apply_secrets().await {
-            // It holds, though something that it had to wait for did not end in time.
-            if problem.code == Code::TimedOut {
-                return Err(problem);
-            }
-            match before {
-                Some(before) => drop(admin.keep_secret(name, Some(before)).await?),
-                None => admin.forget_secret(name).await?,
-            }
-            return Err(problem);
-        }
-        admin.tell_done(&by, "chap-secret-changed", &user, "set a new CHAP secret");
-        Ok(SecretStored {
-            secret: name,
-            file: admin.secrets_path(),
-            generated,
-            advice,
-            generation: current.generation.number,
-        })
+        let set = vec![(name, secret)];
+        let check = |document: &Document| admin.check_with(document, &set);
+        // Its text as it is, so that comments stay.
+        let plan = admin.store().propose_text(current.text.as_bytes(), &check);
+        Ok((plan.map_err(|error| trouble::propose(&error))?, set))
     });
-    Ok(Json(stored.await?))
+    let changed = changed.await?;
+    Ok(Json(SecretStored {
+        secret: name,
+        file: admin.secrets_path(),
+        generated,
+        advice,
+        generation: changed.generation,
+    }))
+}
+
+/// The secret that was handed in, or one of chance, and what a person should know of it.
+fn chosen(secret: Option<&Secret>, user: &str) -> Result<(SecretString, Option<String>), Problem> {
+    let Some(secret) = secret else {
+        let made = settings::random_secret().map_err(|error| trouble::secrets(&error))?;
+        return Ok((made, None));
+    };
+    let secret = SecretString::from(secret.expose());
+    let advice = settings::check_secret(&secret).map_err(|fault| {
+        trouble::secrets(&SecretsError::Value {
+            name: user.to_owned(),
+            fault,
+        })
+    })?;
+    Ok((secret, advice.map(|advice| advice.to_string())))
 }
 
 pub(super) async fn remove(
@@ -130,7 +115,7 @@ pub(super) async fn remove(
     by: By,
 ) -> Answer<Applied> {
     let what = format!("remove CHAP account {user}");
-    let changed = admin.edit(by, what, move |document| {
+    let changed = admin.edit_with_secrets(by, what, move |document| {
         let secret = find(document, &user)?.secret.clone();
         let users = used_by(document, &user);
         if let Some(first) = users.first() {
@@ -149,17 +134,13 @@ pub(super) async fn remove(
             .accounts
             .iter()
             .any(|account| account.secret == secret);
-        Ok((!shared).then_some(secret))
+        let secrets = SecretsChange {
+            set: Vec::new(),
+            dropped: if shared { Vec::new() } else { vec![secret] },
+        };
+        Ok(((), secrets))
     });
-    let changed = changed.await?;
-    if let Some(secret) = changed.value.clone() {
-        admin.forget_secret(secret).await?;
-    }
-    Ok(Json(changed.applied()))
-}
-
-fn handed_in(secret: &Secret) -> SecretString {
-    SecretString::from(secret.expose())
+    Ok(Json(changed.await?.applied()))
 }
 
 fn find<'a>(document: &'a Document, user: &str) -> Result<&'a ChapAccount, Problem> {

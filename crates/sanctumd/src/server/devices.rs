@@ -10,11 +10,11 @@ use axum::Json;
 use axum::extract::State;
 use settings::Document;
 use target::info::DeviceInfo;
-use target::{ServiceError, provision};
+use target::{Service, provision};
 
 use super::extract::{Body, Names, Params};
 use super::{Answer, fresh, named};
-use crate::admin::{Admin, By, blocking};
+use crate::admin::{Admin, By, Changed, Deed, blocking};
 use crate::tasks::Running;
 use crate::trouble;
 
@@ -80,6 +80,8 @@ pub(super) async fn add(
     by: By,
     Body(new): Body<NewDevice>,
 ) -> Answer<Task> {
+    // An image takes a while, and is not made for a change that will be refused.
+    admin.expected(&by)?;
     let device = completed(&admin, new.device, new.existing)?;
     foresee(&admin, &device)?;
     let what = format!("add device {}", device.name);
@@ -114,7 +116,8 @@ pub(super) async fn add(
             }
             changed
         });
-        running.end(changed.await.map(|changed| changed.generation));
+        let settled = changed.await.and_then(Changed::settled);
+        running.end(settled.map(|changed| changed.generation));
     });
     Ok(Json(task))
 }
@@ -149,8 +152,8 @@ fn user_of<'a>(document: &'a Document, path: &Path) -> Option<&'a str> {
     Some(&device.name)
 }
 
-/// Whether a device in force uses this file: a change can hold although it ended with a problem
-/// (something it had to wait for did not end in time). When that cannot be told, it may be.
+/// Whether a device in force uses this file: another request can have added it under another name
+/// since it was made. When that cannot be told, it may be.
 fn in_force(admin: &Admin, path: &Path) -> bool {
     admin
         .current()
@@ -255,9 +258,10 @@ pub(super) async fn remove(
         let edit = |document: &mut Document| take(document, &name, delete_file);
         let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await?;
         if let Some(path) = changed.value.clone() {
+            // A command that does not end holds the open file, not its name.
             delete(&name, path).await?;
         }
-        Ok(changed.applied())
+        Ok(changed.settled()?.applied())
     });
     Ok(Json(applied.await?))
 }
@@ -318,21 +322,9 @@ pub(super) async fn load(
     Names(name): Names<String>,
     by: By,
 ) -> Answer<()> {
-    let done = {
-        let name = name.clone();
-        let load = move |admin: Admin| async move {
-            done(Box::pin(admin.service().load_device(&name)).await)
-        };
-        admin.alone(load).await
-    };
-    done?;
-    admin.tell_done(
-        &by,
-        "device-loaded",
-        &name,
-        &format!("loaded device {name}"),
-    );
-    Ok(Json(()))
+    let deed = deed("device-loaded", &name, "loaded device");
+    let load = move |service: Service| async move { service.load_device(&name).await };
+    Ok(Json(admin.act(by, deed, load).await?))
 }
 
 pub(super) async fn eject(
@@ -340,14 +332,9 @@ pub(super) async fn eject(
     Names(name): Names<String>,
     by: By,
 ) -> Answer<()> {
-    done(Box::pin(admin.service().eject_device(&name)).await)?;
-    admin.tell_done(
-        &by,
-        "device-ejected",
-        &name,
-        &format!("ejected device {name}"),
-    );
-    Ok(Json(()))
+    let deed = deed("device-ejected", &name, "ejected device");
+    let eject = move |service: Service| async move { service.eject_device(&name).await };
+    Ok(Json(admin.act(by, deed, eject).await?))
 }
 
 pub(super) async fn clear_reservations(
@@ -355,18 +342,18 @@ pub(super) async fn clear_reservations(
     Names(name): Names<String>,
     by: By,
 ) -> Answer<()> {
-    done(Box::pin(admin.service().clear_reservations(&name)).await)?;
-    admin.tell_done(
-        &by,
-        "reservations-cleared",
-        &name,
-        &format!("cleared the reservations of device {name}"),
-    );
-    Ok(Json(()))
+    let what = "cleared the reservations of device";
+    let deed = deed("reservations-cleared", &name, what);
+    let clear = move |service: Service| async move { service.clear_reservations(&name).await };
+    Ok(Json(admin.act(by, deed, clear).await?))
 }
 
-fn done(result: Result<(), ServiceError>) -> Result<(), Problem> {
-    result.map_err(|error| trouble::service(&error))
+fn deed(code: &'static str, device: &str, what: &str) -> Deed {
+    Deed {
+        code,
+        subject: device.to_owned(),
+        what: format!("{what} {device}"),
+    }
 }
 
 #[cfg(test)]

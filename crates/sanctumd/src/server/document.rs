@@ -82,14 +82,21 @@ pub(super) async fn diff(
 ) -> Answer<Difference> {
     let generation = admin.current()?.generation.number;
     let imported = blocking(move || import(&body)).await??;
-    let plan = blocking(move || plan_for(&admin, &imported)).await??;
+    let foreseen = blocking(move || {
+        let plan = plan_for(&admin, &imported)?;
+        let foreseen = admin.foresee(&plan, imported.secrets)?;
+        Ok::<_, Problem>((plan, foreseen))
+    });
+    let (plan, (changed, secrets)) = foreseen.await??;
     if !plan.is_accepted() {
         let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
         return Err(trouble::settings_refused(&lines).into());
     }
     Ok(Json(Difference {
         generation,
+        changed,
         text: plan.diff,
+        secrets,
     }))
 }
 
@@ -150,7 +157,9 @@ pub(super) async fn roll_back(
 fn told(changed: Changed<()>) -> Result<Json<SettingsApplied>, Failed> {
     Ok(Json(SettingsApplied {
         generation: changed.generation,
+        changed: changed.made,
         text: changed.diff,
+        secrets: changed.secrets,
         notes: changed.notes,
     }))
 }

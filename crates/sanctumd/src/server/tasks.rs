@@ -7,7 +7,7 @@ use axum::extract::State;
 
 use super::Answer;
 use super::extract::{Names, Params};
-use crate::admin::{Admin, By};
+use crate::admin::{Admin, By, Deed};
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<Task>> {
     Ok(Json(admin.tasks().list()))
@@ -27,11 +27,11 @@ pub(super) async fn cancel(
     by: By,
 ) -> Answer<Task> {
     let task = admin.tasks().cancel(id)?;
-    admin.tell_done(
-        &by,
-        "task-cancelled",
-        &format!("task {id}"),
-        &format!("cancelled: {}", task.what),
-    );
+    let deed = Deed {
+        code: "task-cancelled",
+        subject: format!("task {id}"),
+        what: format!("cancelled: {}", task.what),
+    };
+    admin.tell_done(&by, &deed, None);
     Ok(Json(task))
 }

@@ -267,7 +267,7 @@ fn change_with_secret(store: &Store, secrets: &mut Secrets, secret: SecretString
     let Ok(staged) = store.stage(plan, "tester", "a change") else {
         return Came::Nowhere;
     };
-    let Ok(next) = secrets.stage(vec![("a".to_owned(), secret)], &staged) else {
+    let Ok(next) = secrets.stage(vec![("a".to_owned(), secret)], &[], &staged) else {
         return Came::Nowhere;
     };
     match staged.activate() {
