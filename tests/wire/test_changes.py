@@ -56,7 +56,8 @@ def test_shrinking_is_refused(context: Context) -> None:
         context.server.grow(target.name, target.luns[0].device.name, 8 * MIB)
         raise AssertionError("a device was shrunk")
     except CommandFailed as failure:
-        expect(failure.problem.get("code"), f"a problem with a code: {failure}")
+        expect_equal(failure.code, "refused", f"code of {failure}")
+        expect("cannot shrink" in failure.problem["what"], f"the reason is named: {failure}")
     expect_equal(_size(session), 16 * MIB, "size")
 
 
@@ -183,7 +184,8 @@ def test_mode_change_under_reservation_is_refused(context: Context) -> None:
         context.server.set_cache(device, "write-back")
         raise AssertionError("the mode changed under a reservation")
     except CommandFailed as failure:
-        expect("reserv" in str(failure.problem or failure.text).lower(), f"the reason names reservations: {failure}")
+        expect_equal(failure.code, "refused", f"code of {failure}")
+        expect("persistent reservations" in failure.problem["what"], f"the reason is named: {failure}")
     pr.clear(session, 1).good()
     context.server.set_cache(device, "write-back")
 

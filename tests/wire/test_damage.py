@@ -149,7 +149,8 @@ def test_damaged_generation(context: Context) -> None:
             server.cli.roll_back(old)
             raise AssertionError("a damaged generation came back")
         except CommandFailed as failure:
-            expect(str(old) in failure.text, f"the generation is named: {failure.text}")
+            expect_equal(failure.code, "refused", f"code of {failure}")
+            expect_equal(failure.problem["what"], f"generation {old} is damaged", "the reason")
         expect_equal(server.cli.settings(), before, "settings after a refused return")
     server.cli.roll_back(old)
 
