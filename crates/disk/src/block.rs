@@ -1,6 +1,8 @@
 //! Block devices: disks, partitions, volumes, loop devices.
 //!
-//! The device is claimed exclusively (a mounted or otherwise used one is refused). Unmap uses the
+//! The device is claimed exclusively (a mounted or otherwise used one is refused, and a second path
+//! to the same disk): the claim belongs to the open descriptor, through which all I/O goes, and so
+//! outlasts a process that was killed until its last request has ended. Unmap uses the
 //! kernel's zeroing that may deallocate, never plain discard, because reads afterwards must return
 //! zeros; without it, zeros are written. Under write-back the page cache holds acknowledged
 //! writes; space cannot be reserved on a block device, so thin volumes below one need watching.
@@ -13,7 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::error::DeviceError;
-use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits};
+use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits, reopen};
 use crate::image::{inspect, name_of};
 use crate::limits::BLOCK_SIZE_MAX;
 use crate::open::{check_block_size, check_device_size};
@@ -27,12 +29,12 @@ pub(crate) fn open(
     read_only: bool,
     mode: CacheMode,
 ) -> Result<FileDisk, DeviceError> {
-    let anchor = claim(path, read_only)?;
-    let stat = inspect(&anchor, path)?;
-    let (logical, physical) = own_block_sizes(&anchor, path)?;
+    let file = claim(path, read_only)?;
+    let stat = inspect(&file, path)?;
+    let (logical, physical) = own_block_sizes(&file, path)?;
     let block_size = block_size.unwrap_or(logical);
     check_block_size(block_size)?;
-    let bytes = size_of(&anchor, path)? / u64::from(block_size) * u64::from(block_size);
+    let bytes = size_of(&file, path)? / u64::from(block_size) * u64::from(block_size);
     check_device_size(bytes, block_size)?;
 
     let queue = Queue::under(stat.st_rdev);
@@ -53,7 +55,7 @@ pub(crate) fn open(
         direct_alignment: Some(logical),
     };
     let plan = Plan {
-        anchor: &anchor,
+        file: &file,
         path,
         kind,
         read_only,
@@ -61,6 +63,7 @@ pub(crate) fn open(
         block_size,
         direct_alignment: Some(logical),
     };
+    let witness = reopen(plan)?;
     let generation = Generation::open(plan, mode)?;
     let unmap = if traits.thin {
         Method::Punch
@@ -70,7 +73,8 @@ pub(crate) fn open(
     let (reserve, zero, notes) = (None, Method::BlockZero, Vec::new());
     Ok(FileDisk::new(Parts {
         traits,
-        anchor: Arc::new(anchor),
+        file: Arc::new(file),
+        witness: Arc::new(witness),
         bytes,
         generation,
         reserve,
@@ -81,7 +85,7 @@ pub(crate) fn open(
 }
 
 /// Logical and physical block of the disk itself, in bytes.
-fn own_block_sizes(anchor: &OwnedFd, path: &Path) -> Result<(u32, u32), DeviceError> {
+fn own_block_sizes(file: &OwnedFd, path: &Path) -> Result<(u32, u32), DeviceError> {
     let ask = |what| {
         move |errno: Errno| DeviceError::Inspect {
             path: path.into(),
@@ -89,8 +93,8 @@ fn own_block_sizes(anchor: &OwnedFd, path: &Path) -> Result<(u32, u32), DeviceEr
             source: errno.into(),
         }
     };
-    let logical = rustix::fs::ioctl_blksszget(anchor).map_err(ask("the logical block size"))?;
-    let physical = rustix::fs::ioctl_blkpbszget(anchor).map_err(ask("the physical block size"))?;
+    let logical = rustix::fs::ioctl_blksszget(file).map_err(ask("the logical block size"))?;
+    let physical = rustix::fs::ioctl_blkpbszget(file).map_err(ask("the physical block size"))?;
     if logical > BLOCK_SIZE_MAX {
         let reason = "the disk's own blocks are larger than 4096 bytes";
         return Err(DeviceError::BlockSize {

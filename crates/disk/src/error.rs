@@ -35,8 +35,13 @@ pub enum DeviceError {
         /// The system's answer.
         source: io::Error,
     },
-    /// Another service, or another device of this one, has it open.
-    #[error("{path} is in use by another device or program; stop that first")]
+    /// Another service, or another device of this one, has it open; or a process that was killed, or
+    /// a shard that was given up, left a request to the kernel that has not ended. The kernel does
+    /// not say which.
+    #[error(
+        "{path} is in use by another device or program, or I/O of an earlier run of the service has \
+         not ended on it; stop that, or wait for the disk, then load the device"
+    )]
     Locked {
         /// The path given.
         path: PathBuf,

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use crate::backing::Provisioning;
 use crate::error::DeviceError;
 use crate::file::{
-    FileDisk, Generation, Kind, Method, Parts, Plan, Reserve, Traits, prepare_write_back,
+    FileDisk, Generation, Kind, Method, Parts, Plan, Reserve, Traits, prepare_write_back, reopen,
 };
 use crate::limits::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 use crate::open::{check_block_size, check_device_size};
@@ -39,9 +39,9 @@ pub(crate) struct Spec<'a> {
 pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
     check_block_size(spec.block_size)?;
     check_device_size(spec.size, spec.block_size)?;
-    let anchor = open_regular(spec.path, spec.read_only, "an image file")?;
-    lock(&anchor, spec.path, spec.read_only)?;
-    let stat = inspect(&anchor, spec.path)?;
+    let file = open_regular(spec.path, spec.read_only, "an image file")?;
+    lock(&file, spec.path, spec.read_only)?;
+    let stat = inspect(&file, spec.path)?;
     let mut notes: Vec<String> = check_length(spec, length(&stat))?.into_iter().collect();
 
     let preallocated = spec.provisioning == Provisioning::Preallocated;
@@ -49,8 +49,8 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         .unwrap_or(0)
         .saturating_mul(512)
         >= spec.size;
-    let file_block = file_block(&anchor, spec.path)?;
-    let punches = !spec.read_only && can_punch(anchor.as_fd(), length(&stat), file_block);
+    let file_block = file_block(&file, spec.path)?;
+    let punches = !spec.read_only && can_punch(file.as_fd(), length(&stat), file_block);
     notes.extend(shortfalls(spec, full, punches));
     let kind = Kind::Image { preallocated };
     let traits = Traits {
@@ -68,10 +68,10 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
     };
     let reserve = (!(spec.read_only || preallocated && full)).then(Reserve::default);
     if let (Some(reserve), CacheMode::WriteBack) = (&reserve, spec.mode) {
-        prepare_write_back(reserve, anchor.as_fd(), spec.path, spec.size, kind)?;
+        prepare_write_back(reserve, file.as_fd(), spec.path, spec.size, kind)?;
     }
     let plan = Plan {
-        anchor: &anchor,
+        file: &file,
         path: spec.path,
         kind,
         read_only: spec.read_only,
@@ -79,6 +79,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         block_size: spec.block_size,
         direct_alignment: spec.direct_alignment,
     };
+    let witness = reopen(plan)?;
     let generation = Generation::open(plan, spec.mode)?;
     let unmap = if traits.thin {
         Method::Punch
@@ -89,7 +90,8 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
     let zero = Method::ZeroRange;
     Ok(FileDisk::new(Parts {
         traits,
-        anchor: Arc::new(anchor),
+        file: Arc::new(file),
+        witness: Arc::new(witness),
         bytes,
         generation,
         reserve,
@@ -207,7 +209,9 @@ pub(crate) fn inspect(file: &OwnedFd, path: &Path) -> Result<Stat, DeviceError> 
     })
 }
 
-/// Takes the lock that keeps two services apart: shared for readers, alone for a writer.
+/// Takes the lock that keeps two services apart: shared for readers, alone for a writer. It belongs
+/// to the open descriptor, through which all I/O goes: the kernel gives it up when the last request
+/// on that has ended, not when its process has.
 pub(crate) fn lock(file: &OwnedFd, path: &Path, shared: bool) -> Result<(), DeviceError> {
     let how = if shared {
         FlockOperation::NonBlockingLockShared
@@ -225,7 +229,8 @@ pub(crate) fn lock(file: &OwnedFd, path: &Path, shared: bool) -> Result<(), Devi
     }
 }
 
-/// Asks by punching behind the end, where there is nothing to lose.
+/// Asks by punching behind the end, where there is nothing to lose. (ext4 and others wait here for
+/// all direct I/O on the file. Nothing relies on that: the lock is what waits for earlier writes.)
 fn can_punch(file: BorrowedFd<'_>, length: u64, block: u32) -> bool {
     let behind = length.next_multiple_of(u64::from(block));
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

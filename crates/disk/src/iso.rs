@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::DeviceError;
-use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits};
+use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits, reopen};
 use crate::image::{inspect, length, lock, open_regular};
 use crate::limits::{DEVICE_BYTES_MAX, OPTICAL_BLOCK_SIZE};
 use crate::request::CacheMode;
@@ -22,10 +22,10 @@ const MARKS: [&[u8; 5]; 4] = [b"CD001", b"BEA01", b"NSR02", b"NSR03"];
 
 /// Opens an ISO image; several devices may share one.
 pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError> {
-    let anchor = open_regular(path, true, "an ISO image file")?;
-    lock(&anchor, path, true)?;
-    let length = length(&inspect(&anchor, path)?);
-    if length > DEVICE_BYTES_MAX || !is_optical(&anchor, path)? {
+    let file = open_regular(path, true, "an ISO image file")?;
+    lock(&file, path, true)?;
+    let length = length(&inspect(&file, path)?);
+    if length > DEVICE_BYTES_MAX || !is_optical(&file, path)? {
         return Err(DeviceError::NotOptical { path: path.into() });
     }
     let bytes = length.next_multiple_of(u64::from(OPTICAL_BLOCK_SIZE));
@@ -44,7 +44,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError
         direct_alignment: None,
     };
     let plan = Plan {
-        anchor: &anchor,
+        file: &file,
         path,
         kind,
         read_only: true,
@@ -52,11 +52,13 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError
         block_size: OPTICAL_BLOCK_SIZE,
         direct_alignment: None,
     };
+    let witness = reopen(plan)?;
     let generation = Generation::open(plan, mode)?;
     let (reserve, unmap, zero, notes) = (None, Method::Write, Method::Write, Vec::new());
     Ok(FileDisk::new(Parts {
         traits,
-        anchor: Arc::new(anchor),
+        file: Arc::new(file),
+        witness: Arc::new(witness),
         bytes,
         generation,
         reserve,

@@ -49,8 +49,12 @@
 //! - *The kernel's one report of a lost write*: the first failed flush is kept; no later one
 //!   succeeds until the device is opened again.
 //! - *A write of one cache mode beside one of another*: never; a change of the mode holds what
-//!   comes, waits for what runs and makes it stable, and only then goes over to the other
-//!   descriptor. Where that does not end within a bound, all stays as it was.
+//!   comes, waits for what runs and makes it stable, and only then switches the descriptor between
+//!   direct and cached. Where that does not end within a bound, all stays as it was.
+//! - *A kill, between a write's start and its end*: the kernel cannot recall it. It keeps the lock or
+//!   claim until then, because they belong to the one descriptor that all I/O goes through: the
+//!   device cannot be opened ([`DeviceError::Locked`]) while an earlier write may still land over
+//!   newer data. The same holds for a device that is closed with an operation under way.
 //! - *A file truncated by somebody else*: [`DiskError::Gone`], never made-up zeros.
 //! - *A crash while an image is made or a document saved*: nothing or all; the old or the new.
 //!

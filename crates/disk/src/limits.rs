@@ -61,6 +61,13 @@ pub const MODE_SYNC_SECONDS: u64 = 60;
 /// How often a change of the cache mode looks whether the kernel has let go of a descriptor.
 pub const MODE_DRAIN_POLL: Duration = Duration::from_millis(1);
 
+/// How long opening waits for a device in use, whose last request may be one that a process left to
+/// the kernel when it was killed. Longer would delay the refusal of what somebody else uses.
+pub const CLAIM_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// How often opening looks whether a device in use is free.
+pub const CLAIM_POLL: Duration = Duration::from_millis(10);
+
 /// Direct-I/O alignment assumed where the kernel does not tell; right for every disk in use.
 pub const DIRECT_ALIGNMENT_ASSUMED: u32 = 4096;
 

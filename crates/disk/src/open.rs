@@ -1,11 +1,14 @@
 //! From the settings' words to an open device.
 
 use std::sync::Arc;
+use std::thread;
 
 use crate::backing::Backing;
 use crate::error::DeviceError;
-use crate::file::FileDisk;
-use crate::limits::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, DEVICE_BYTES_MAX};
+use crate::file::{FileDisk, now};
+use crate::limits::{
+    BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, CLAIM_POLL, CLAIM_TIME_MAX, DEVICE_BYTES_MAX,
+};
 use crate::ram::RamDisk;
 use crate::request::{CacheMode, Disk};
 use crate::{block, image, iso};
@@ -14,11 +17,28 @@ use crate::{block, image, iso};
 /// what the settings say.
 ///
 /// An image is locked against every other opener that asks (`flock`; shared where it is read-only),
-/// a block device is claimed exclusively, for as long as the device lives.
+/// a block device is claimed exclusively, for as long as the device lives and the kernel has a
+/// request of it: also one of a process that was killed. Such a request commonly ends at once, so
+/// what is in use is tried again for [`CLAIM_TIME_MAX`]. Blocks.
 ///
 /// # Errors
 /// What [`DeviceError`] says of opening: missing, wrong kind, in use, too short, too long.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nobody tells when the kernel lets go: tried repeatedly, within the bound"
+)]
 pub fn open(backing: &Backing, mode: CacheMode) -> Result<Arc<dyn Disk>, DeviceError> {
+    let deadline = now() + CLAIM_TIME_MAX;
+    loop {
+        match open_now(backing, mode) {
+            Err(DeviceError::Locked { .. }) if now() < deadline => thread::sleep(CLAIM_POLL),
+            opened => return opened,
+        }
+    }
+}
+
+/// The same, without waiting for what is in use.
+pub(crate) fn open_now(backing: &Backing, mode: CacheMode) -> Result<Arc<dyn Disk>, DeviceError> {
     Ok(match backing {
         Backing::Image {
             path,

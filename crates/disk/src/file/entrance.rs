@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn generation(mode: CacheMode) -> Generation {
-        Generation::of_file(tempfile::tempfile().unwrap().into(), mode)
+        Generation::buffered(mode)
     }
 
     fn soon() -> Instant {

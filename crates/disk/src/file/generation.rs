@@ -1,13 +1,16 @@
-//! A descriptor together with what its cache mode means.
+//! What a cache mode means for the device's one descriptor.
+//!
+//! A device has one descriptor for all its input and output, and that one holds the claim (of a
+//! block device) or the lock (of a file). The kernel keeps a descriptor, and so the claim, until the
+//! last request on it has ended, even when the process is killed: nobody opens the device while a
+//! write of an earlier process can still land. So a change of the mode does not take another
+//! descriptor; it switches direct I/O on or off on this one, when nothing runs on it.
 
-use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 
-use ring::Fd;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
 
 use super::{Kind, Traits};
 use crate::error::DeviceError;
@@ -20,9 +23,9 @@ const STATX_DIOALIGN: StatxFlags = StatxFlags::from_bits_retain(0x2000);
 /// File systems in memory take the direct flag but have nothing to be direct to.
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 
-/// One descriptor, one meaning. Immutable.
+/// One meaning of the descriptor. Immutable.
+#[derive(Debug)]
 pub(crate) struct Generation {
-    file: Fd,
     mode: CacheMode,
     /// Alignment in bytes that direct I/O asks of offsets and lengths; `None`: buffered.
     direct: Option<u32>,
@@ -35,7 +38,7 @@ pub(crate) struct Generation {
 /// What a generation is opened from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan<'a> {
-    pub(crate) anchor: &'a OwnedFd,
+    pub(crate) file: &'a OwnedFd,
     pub(crate) path: &'a Path,
     pub(crate) kind: Kind,
     pub(crate) read_only: bool,
@@ -45,26 +48,13 @@ pub(crate) struct Plan<'a> {
     pub(crate) direct_alignment: Option<u32>,
 }
 
-impl fmt::Debug for Generation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Generation")
-            .field("mode", &self.mode)
-            .field("direct", &self.direct)
-            .field("durable", &self.durable)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Generation {
-    /// Opens a descriptor of its own for `mode`.
-    pub(crate) fn open(plan: Plan<'_>, mode: CacheMode) -> Result<Self, DeviceError> {
-        let wants_direct = mode == CacheMode::None && plan.kind != Kind::Iso;
-        let mut note = None;
-        if wants_direct {
-            match open_direct(plan)? {
-                Ok((file, alignment)) => {
-                    return Ok(Self::of(file, mode, Some(alignment), false, None));
-                }
+    /// Decides what `mode` means for a device; its descriptor stays as it is.
+    pub(crate) fn plan(plan: Plan<'_>, mode: CacheMode) -> Result<Self, DeviceError> {
+        let (mut direct, mut note) = (None, None);
+        if mode == CacheMode::None && plan.kind != Kind::Iso {
+            match direct_alignment(plan)? {
+                Ok(alignment) => direct = Some(alignment),
                 Err(reason) => {
                     note = Some(format!(
                         "{}: direct I/O cannot be had ({reason}); writes go through the page cache \
@@ -74,32 +64,34 @@ impl Generation {
                 }
             }
         }
-        let file = reopen(plan, OFlags::empty()).map_err(|source| DeviceError::Open {
-            path: plan.path.into(),
-            source,
-        })?;
-        let durable = mode != CacheMode::WriteBack;
-        Ok(Self::of(file, mode, None, durable, note))
-    }
-
-    fn of(
-        file: OwnedFd,
-        mode: CacheMode,
-        direct: Option<u32>,
-        durable: bool,
-        note: Option<String>,
-    ) -> Self {
-        Self {
-            file: Arc::new(file),
+        Ok(Self {
             mode,
             direct,
-            durable,
+            durable: direct.is_none() && mode != CacheMode::WriteBack,
             note,
-        }
+        })
     }
 
-    pub(crate) fn file(&self) -> Fd {
-        Arc::clone(&self.file)
+    /// Plans and puts in force, for a device that is being opened.
+    pub(crate) fn open(plan: Plan<'_>, mode: CacheMode) -> Result<Self, DeviceError> {
+        let generation = Self::plan(plan, mode)?;
+        generation.put_in_force(plan)?;
+        Ok(generation)
+    }
+
+    /// Switches direct I/O on or off. Nothing may be under way on the descriptor. On an error it is
+    /// as before.
+    pub(super) fn put_in_force(&self, plan: Plan<'_>) -> Result<(), DeviceError> {
+        let flags = match self.direct {
+            Some(_) => OFlags::DIRECT,
+            None => OFlags::empty(),
+        };
+        rustix::fs::fcntl_setfl(plan.file, flags).map_err(|_| DeviceError::Mode {
+            path: plan.path.into(),
+            mode: self.mode,
+            reason: "its file system does not let direct I/O be switched on or off; use another \
+                     mode",
+        })
     }
 
     pub(crate) const fn mode(&self) -> CacheMode {
@@ -135,51 +127,50 @@ impl Generation {
         }
     }
 
-    /// No operation in the kernel holds the descriptor.
-    pub(super) fn is_idle(&self) -> bool {
-        Arc::strong_count(&self.file) == 1
-    }
-
-    /// A buffered one over any file.
+    /// A buffered one.
     #[cfg(test)]
-    pub(super) fn of_file(file: OwnedFd, mode: CacheMode) -> Self {
-        Self::of(file, mode, None, true, None)
+    pub(super) const fn buffered(mode: CacheMode) -> Self {
+        Self {
+            mode,
+            direct: None,
+            durable: true,
+            note: None,
+        }
     }
 }
 
-/// A further descriptor of the very file or device the anchor holds, whatever its path names now.
-fn reopen(plan: Plan<'_>, extra: OFlags) -> io::Result<OwnedFd> {
+/// A further descriptor of the very file or device, whatever its path names now. It holds no claim,
+/// so nothing is written through it.
+pub(crate) fn reopen(plan: Plan<'_>) -> Result<OwnedFd, DeviceError> {
     let access = if plan.read_only {
         OFlags::RDONLY
     } else {
         OFlags::RDWR
     };
-    let path = format!("/proc/self/fd/{}", plan.anchor.as_raw_fd());
-    let flags = access | OFlags::CLOEXEC | extra;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    let path = format!("/proc/self/fd/{}", plan.file.as_raw_fd());
+    rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        DeviceError::Open {
+            path: plan.path.into(),
+            source: errno.into(),
+        }
+    })
 }
 
-/// A direct descriptor and its alignment, or the reason why there is none.
-fn open_direct(plan: Plan<'_>) -> Result<Result<(OwnedFd, u32), &'static str>, DeviceError> {
-    let file = match reopen(plan, OFlags::DIRECT) {
-        Ok(file) => file,
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            return Ok(Err("the file system refuses it"));
-        }
-        Err(source) => {
-            return Err(DeviceError::Open {
-                path: plan.path.into(),
-                source,
-            });
-        }
-    };
+/// The alignment of direct I/O, or the reason why there is none. Tried on a descriptor of its own.
+fn direct_alignment(plan: Plan<'_>) -> Result<Result<u32, &'static str>, DeviceError> {
     let inspect = |what| {
-        move |error: rustix::io::Errno| DeviceError::Inspect {
+        move |errno: Errno| DeviceError::Inspect {
             path: plan.path.into(),
             what,
-            source: error.into(),
+            source: errno.into(),
         }
     };
+    let file = reopen(plan)?;
+    match rustix::fs::fcntl_setfl(&file, OFlags::DIRECT) {
+        Ok(()) => {}
+        Err(Errno::INVAL) => return Ok(Err("the file system refuses it")),
+        Err(errno) => return Err(inspect("whether direct I/O can be had")(errno)),
+    }
     let told = match plan.direct_alignment {
         Some(alignment) => Some(alignment),
         None => {
@@ -210,5 +201,5 @@ fn open_direct(plan: Plan<'_>) -> Result<Result<(OwnedFd, u32), &'static str>, D
     if !plan.bytes.is_multiple_of(u64::from(alignment)) {
         return Ok(Err("the size is no multiple of its alignment"));
     }
-    Ok(Ok((file, alignment)))
+    Ok(Ok(alignment))
 }

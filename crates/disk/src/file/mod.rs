@@ -1,24 +1,29 @@
 //! The engine under image files, block devices and ISO images: everything behind a descriptor.
 //!
-//! | mode | descriptor | a write | flush | volatile |
+//! | mode | I/O | a write | flush | volatile |
 //! |---|---|---|---|---|
 //! | none | direct | direct; FUA adds `RWF_DSYNC` | `fdatasync` | yes (block: as the drive says) |
 //! | write-through | buffered | `RWF_DSYNC` | `fdatasync` | no |
 //! | write-back | buffered | page cache, space first; FUA adds `fdatasync` | `fdatasync` | yes |
 //!
-//! **Generations.** The descriptor and what its mode means are one immutable [`Generation`]; an
+//! **One descriptor.** All input and output of a device goes through the descriptor that holds its
+//! lock or claim. The kernel keeps that one for every request it has, so a process that is killed, or
+//! a shard that is given up, leaves the device claimed until its last write has ended: nobody opens
+//! it before, and no old write lands over a newer one.
+//!
+//! **Generations.** What the mode means for the descriptor is one immutable [`Generation`]; an
 //! operation enters it and stays to its end. A mode change first makes most of the data stable,
 //! then holds operations that come, waits for those inside and for the kernel, makes the rest
-//! stable, drops the cached pages where direct I/O begins or ends, publishes the new generation,
-//! and lets the held go on. So direct and cached I/O never meet on a page: there a cached neighbour
+//! stable, drops the cached pages where direct I/O begins or ends, switches direct I/O, publishes
+//! the new generation, and lets the held go on. So direct and cached I/O never meet on a page: there a cached neighbour
 //! would be written back from an old copy, or a sector read for a small block would be. Where the
 //! old ones do not end, or the sync does not, within [`crate::limits::MODE_DRAIN_SECONDS`], the
 //! change fails, the old mode stays, and the held go on in it.
 //!
 //! **Direct I/O on coarser alignment** (512-byte blocks over 4 KiB sectors): misaligned ends are
-//! read, changed and written back on the same direct descriptor, and while that is so every write
-//! holds its aligned range alone (one table for all shards). There is never a second, buffered
-//! descriptor beside a direct one, so there are no two caches to keep coherent.
+//! read, changed and written back by direct I/O, too, and while that is so every write
+//! holds its aligned range alone (one table for all shards). There is never buffered I/O beside
+//! direct, so there are no two caches to keep coherent.
 //!
 //! **A flush never lies.** The kernel reports a lost write once per descriptor. So syncs of one
 //! device run one at a time (those that waited share the next one), the first failure is kept, and
@@ -44,8 +49,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use ring::{Fd, Io, Op, Outcome};
 
-pub(crate) use generation::{Generation, Plan};
-pub(crate) use mode::prepare_write_back;
+pub(crate) use generation::{Generation, Plan, reopen};
+pub(crate) use mode::{now, prepare_write_back};
 pub(crate) use reserve::Reserve;
 pub(crate) use zero::Method;
 
@@ -84,8 +89,11 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) traits: Traits,
-    /// Holds the lock or claim, and is what other descriptors are opened from.
-    pub(crate) anchor: Fd,
+    /// Holds the lock or claim, and all input and output goes through it: what a process that was
+    /// killed left to the kernel keeps the claim until it has ended.
+    pub(crate) file: Fd,
+    /// A second descriptor, for syncs only: it hears by itself of writes that were lost.
+    pub(crate) witness: Fd,
     pub(crate) bytes: AtomicU64,
     entrance: entrance::Entrance,
     ranges: RangeLock,
@@ -110,7 +118,8 @@ pub(crate) struct FileDisk {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) traits: Traits,
-    pub(crate) anchor: Fd,
+    pub(crate) file: Fd,
+    pub(crate) witness: Fd,
     pub(crate) bytes: u64,
     pub(crate) generation: Generation,
     pub(crate) reserve: Option<Reserve>,
@@ -123,7 +132,8 @@ impl FileDisk {
     pub(crate) fn new(parts: Parts) -> Self {
         let core = Core {
             traits: parts.traits,
-            anchor: parts.anchor,
+            file: parts.file,
+            witness: parts.witness,
             bytes: AtomicU64::new(parts.bytes),
             entrance: entrance::Entrance::new(parts.generation),
             ranges: RangeLock::default(),
@@ -147,6 +157,11 @@ impl FileDisk {
 }
 
 impl Core {
+    /// For an operation: it has the descriptor until the kernel is done.
+    fn file(&self) -> Fd {
+        Arc::clone(&self.file)
+    }
+
     fn geometry(&self) -> Geometry {
         Geometry {
             block_size: self.traits.block_size,
@@ -204,7 +219,7 @@ impl Core {
                 .write(io, &files, offset, len, buffer, fua)
                 .await
                 .map(Reply::Written),
-            Request::Flush => self.flush(io, &files).await.map(|()| Reply::Done),
+            Request::Flush => self.flush(io).await.map(|()| Reply::Done),
             Request::Unmap { extents } => {
                 self.unmap(io, &files, &extents).await.map(|()| Reply::Done)
             }
@@ -217,12 +232,12 @@ impl Core {
                 .zero(io, &files, offset, len, unmap, fua)
                 .await
                 .map(|()| Reply::Done),
-            Request::Status { offset } => self.status(io, &files, offset).await,
+            Request::Status { offset } => self.status(io, offset).await,
         }
     }
 
     /// Only image files tell holes from data.
-    async fn status(&self, io: &Io, files: &Generation, offset: u64) -> Result<Reply, DiskError> {
+    async fn status(&self, io: &Io, offset: u64) -> Result<Reply, DiskError> {
         let block = u64::from(self.traits.block_size);
         let rest = self.geometry().bytes() - offset;
         if !matches!(self.traits.kind, Kind::Image { .. }) {
@@ -233,7 +248,7 @@ impl Core {
         }
         let outcome = io
             .run(Op::Extent {
-                file: files.file(),
+                file: self.file(),
                 offset,
             })
             .await;

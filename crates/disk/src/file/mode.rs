@@ -32,7 +32,7 @@ pub(super) struct Change {
     clippy::disallowed_methods,
     reason = "one bound over several blocking waits"
 )]
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
@@ -73,15 +73,16 @@ impl Core {
         if mode == CacheMode::WriteBack && !self.traits.read_only {
             check_write_back(self)?;
         }
-        let next = Generation::open(self.plan(), mode)?;
+        let next = Generation::plan(self.plan(), mode)?;
         let other_path = old.direct().is_some() != next.direct().is_some();
         let deadline = now() + bound;
         let closed = self.entrance.close();
-        if !closed.drain(deadline) || !self.let_go(&old, deadline) {
+        if !closed.drain(deadline) || !self.let_go(deadline) {
             return Err(self.stuck(bound));
         }
         self.sync_within(&mut change, deadline, bound)?;
         self.drop_cached(other_path);
+        next.put_in_force(self.plan())?;
         closed.publish(next);
         Ok(())
     }
@@ -90,18 +91,19 @@ impl Core {
     /// an old copy. Local file systems see to that by themselves, hence no error.
     fn drop_cached(&self, other_path: bool) {
         if other_path {
-            rustix::fs::fadvise(&self.anchor, 0, None, Advice::DontNeed).ok();
+            rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed).ok();
         }
     }
 
     /// Waits until the kernel has let go of the descriptors, too; false at the deadline. What an
-    /// operation whose future was dropped gave to the kernel keeps its descriptor to its end.
+    /// operation whose future was dropped gave to the kernel keeps its descriptor to its end, and
+    /// it began with direct I/O as it is now.
     #[expect(
         clippy::disallowed_methods,
         reason = "nobody tells when the kernel lets go: looked at repeatedly, within the bound"
     )]
-    fn let_go(&self, old: &Generation, deadline: Instant) -> bool {
-        while !old.is_idle() || Arc::strong_count(&self.anchor) > 1 {
+    fn let_go(&self, deadline: Instant) -> bool {
+        while Arc::strong_count(&self.file) > 1 || Arc::strong_count(&self.witness) > 1 {
             if now() >= deadline {
                 return false;
             }
@@ -155,7 +157,7 @@ impl Core {
 
     fn plan(&self) -> Plan<'_> {
         Plan {
-            anchor: &self.anchor,
+            file: &self.file,
             path: &self.traits.path,
             kind: self.traits.kind,
             read_only: self.traits.read_only,
@@ -177,7 +179,7 @@ impl Core {
             source: errno.into(),
         };
         let have = self.bytes.load(Ordering::Acquire);
-        let length = rustix::fs::fstat(&self.anchor).map_err(grow)?.st_size;
+        let length = rustix::fs::fstat(&self.file).map_err(grow)?.st_size;
         let length = u64::try_from(length).unwrap_or(0);
         if length < have {
             // Made longer again, it would have zeros in place of what it lost.
@@ -243,7 +245,7 @@ impl Core {
         };
         let extended = if preallocated {
             preallocate(
-                self.anchor.as_fd(),
+                self.file.as_fd(),
                 self.bytes.load(Ordering::Acquire),
                 want,
                 &mut |_| true,
@@ -254,14 +256,14 @@ impl Core {
         };
         let extended = extended.and_then(|()| {
             if length < want {
-                rustix::fs::ftruncate(&self.anchor, want)
+                rustix::fs::ftruncate(&self.file, want)
             } else {
                 Ok(())
             }
         });
         if let Err(errno) = extended {
             // Best effort: a file longer than the device is allowed and told in a note.
-            rustix::fs::ftruncate(&self.anchor, length).ok();
+            rustix::fs::ftruncate(&self.file, length).ok();
             return Err(match errno {
                 Errno::NOSPC | Errno::DQUOT | Errno::FBIG => DeviceError::NoSpace {
                     path: path.clone(),
@@ -270,7 +272,7 @@ impl Core {
                 errno => grow(errno),
             });
         }
-        // The anchor's syncs all go this way: what it hears of lost writes is heard once.
+        // The witness's syncs go this way: what it hears of lost writes is heard once.
         self.flush_blocking()
     }
 
@@ -278,7 +280,7 @@ impl Core {
         let _change = self.change.lock();
         let path = self.traits.path.clone();
         let block = u64::from(self.traits.block_size);
-        let found = crate::block::size_of(&self.anchor, &path)? / block * block;
+        let found = crate::block::size_of(&self.file, &path)? / block * block;
         let have = self.bytes.load(Ordering::Acquire);
         if found < have {
             let what = path.display().to_string();
@@ -309,7 +311,7 @@ pub(crate) fn check_write_back(core: &Core) -> Result<(), DeviceError> {
     let bytes = core.bytes.load(Ordering::Acquire);
     prepare_write_back(
         reserve,
-        core.anchor.as_fd(),
+        core.file.as_fd(),
         &core.traits.path,
         bytes,
         core.traits.kind,
@@ -319,7 +321,7 @@ pub(crate) fn check_write_back(core: &Core) -> Result<(), DeviceError> {
 /// The same for a device that is being opened.
 pub(crate) fn prepare_write_back(
     reserve: &super::Reserve,
-    anchor: std::os::fd::BorrowedFd<'_>,
+    file: std::os::fd::BorrowedFd<'_>,
     path: &std::path::Path,
     bytes: u64,
     kind: Kind,
@@ -334,7 +336,7 @@ pub(crate) fn prepare_write_back(
     };
     // Takes one file system block at the start, which any use of the device takes as well.
     let need = bytes.min(BLOCK_SIZE_MAX.into());
-    match rustix::fs::fallocate(anchor, FallocateFlags::KEEP_SIZE, 0, need) {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, need) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Err(DeviceError::Mode {
             path: path.into(),

@@ -97,14 +97,14 @@ impl Core {
                 (to * RESERVE_GRANULE).min(self.geometry().bytes()),
             );
             match io
-                .allocate(files.file(), AllocateMode::Reserve, at, until - at)
+                .allocate(self.file(), AllocateMode::Reserve, at, until - at)
                 .await
             {
                 // Not the one that the device ends in: growing adds to it.
                 Ok(()) => reserve.mark(from, until / RESERVE_GRANULE, true),
                 Err(error) if translate(&error, offset) == DiskError::NoSpace => {
                     // No room for whole granules: the blocks themselves may still fit.
-                    io.allocate(files.file(), AllocateMode::Reserve, offset, len)
+                    io.allocate(self.file(), AllocateMode::Reserve, offset, len)
                         .await
                         .map_err(|error| translate(&error, offset))?;
                     break;

@@ -5,7 +5,8 @@
 //! it would succeed although the data is gone. Hence the queue, and hence the latch.
 //!
 //! A flush whose future is dropped while the kernel works on it leaves a sync that nobody hears.
-//! The next one goes to the anchor, whose descriptor hears by itself of all that was lost.
+//! The next one goes to the witness, a second descriptor, which hears by itself of all that was
+//! lost. Only syncs go there: it does not hold the claim.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use ring::{Fd, Io};
 use rustix::io::Errno;
 
 use super::errors::translate;
-use super::{Core, Generation, Kind};
+use super::{Core, Kind};
 use crate::error::DeviceError;
 use crate::gate::{Hold, RangeLock};
 use crate::request::DiskError;
@@ -65,16 +66,16 @@ impl Syncs {
 
 impl Core {
     /// SYNCHRONIZE CACHE: everything replied to before is stable.
-    pub(super) async fn flush(&self, io: &Io, files: &Generation) -> Result<(), DiskError> {
+    pub(super) async fn flush(&self, io: &Io) -> Result<(), DiskError> {
         if self.traits.read_only {
             return Ok(());
         }
-        self.check_length(io, files).await?;
-        self.stable(io, files).await
+        self.check_length(io).await?;
+        self.stable(io).await
     }
 
     /// Waits for a sync that starts after now to succeed.
-    pub(super) async fn stable(&self, io: &Io, files: &Generation) -> Result<(), DiskError> {
+    pub(super) async fn stable(&self, io: &Io) -> Result<(), DiskError> {
         let seen = self.syncs.started.load(Ordering::Acquire);
         let _turn = self.syncs.turn.acquire(0, 1, Hold::Exclusive).await;
         self.syncs.verdict()?;
@@ -83,9 +84,9 @@ impl Core {
         }
         let number = self.syncs.started.fetch_add(1, Ordering::AcqRel) + 1;
         let file = if self.syncs.unheard.swap(true, Ordering::AcqRel) {
-            Fd::clone(&self.anchor)
+            Fd::clone(&self.witness)
         } else {
-            files.file()
+            self.file()
         };
         let result = io.sync(file, true).await;
         if let Err(error) = &result
@@ -107,12 +108,12 @@ impl Core {
 
     /// A file that became shorter than the device: data is missing, whatever a write would do.
     /// Asked through the ring, because a file system may have to ask another machine.
-    async fn check_length(&self, io: &Io, files: &Generation) -> Result<(), DiskError> {
+    async fn check_length(&self, io: &Io) -> Result<(), DiskError> {
         if !matches!(self.traits.kind, Kind::Image { .. }) {
             return Ok(());
         }
         let last = self.bytes.load(Ordering::Acquire).saturating_sub(1);
-        match io.extent(files.file(), last).await {
+        match io.extent(self.file(), last).await {
             Ok(_) => Ok(()),
             Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
                 Err(self.lost())
@@ -121,7 +122,7 @@ impl Core {
         }
     }
 
-    /// The same from a blocking thread, on the anchor's own descriptor: it hears of every loss by
+    /// The same from a blocking thread, on the witness: it hears of every loss by
     /// itself and takes no news away from the shards.
     pub(super) fn flush_blocking(&self) -> Result<(), DeviceError> {
         if self.traits.read_only {
@@ -136,7 +137,7 @@ impl Core {
             0 => {}
             errno => return Err(failure(io::Error::from_raw_os_error(errno))),
         }
-        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.anchor)).map_err(|errno| {
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.witness)).map_err(|errno| {
             let source = io::Error::from(errno);
             self.syncs.fail(&source);
             failure(source)

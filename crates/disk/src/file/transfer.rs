@@ -40,15 +40,15 @@ impl Core {
             return Ok(buffer);
         }
         let Some(alignment) = self.emulated(files) else {
-            return self.read_plain(io, files, offset, len, buffer).await;
+            return self.read_plain(io, offset, len, buffer).await;
         };
         let (start, end) = widened(offset, len as u64, alignment);
         if start == offset && end == offset + len as u64 {
-            return self.read_plain(io, files, offset, len, buffer).await;
+            return self.read_plain(io, offset, len, buffer).await;
         }
         let span = narrow(end - start)?;
         let wide = self
-            .read_plain(io, files, start, span, Buffer::zeroed(span))
+            .read_plain(io, start, span, Buffer::zeroed(span))
             .await?;
         let skip = narrow(offset - start)?;
         buffer[..len].copy_from_slice(&wide[skip..skip + len]);
@@ -59,12 +59,11 @@ impl Core {
     async fn read_plain(
         &self,
         io: &Io,
-        files: &Generation,
         offset: u64,
         len: usize,
         buffer: Buffer,
     ) -> Result<Buffer, DiskError> {
-        let (mut buffer, result) = io.read(files.file(), buffer, 0..len, offset).await;
+        let (mut buffer, result) = io.read(self.file(), buffer, 0..len, offset).await;
         let got = result.map_err(|error| translate(&error, offset))?;
         let behind = self.geometry().bytes() - self.traits.padding;
         let expected = narrow(behind.saturating_sub(offset).min(len as u64))?;
@@ -92,18 +91,15 @@ impl Core {
         // Under write-back the sync must go through the one queue (see `sync`).
         let durable = files.durable() || (fua && !files.write_back());
         let buffer = match self.emulated(files) {
-            None => {
-                self.write_plain(io, files, offset, len, buffer, durable)
-                    .await?
-            }
+            None => self.write_plain(io, offset, len, buffer, durable).await?,
             Some(alignment) => {
-                self.write_emulated(io, files, offset, len, buffer, (alignment, durable))
+                self.write_emulated(io, offset, len, buffer, (alignment, durable))
                     .await?
             }
         };
         drop(reserved);
         if fua && files.write_back() {
-            self.stable(io, files).await?;
+            self.stable(io).await?;
         }
         Ok(buffer)
     }
@@ -111,15 +107,12 @@ impl Core {
     async fn write_plain(
         &self,
         io: &Io,
-        files: &Generation,
         offset: u64,
         len: usize,
         buffer: Buffer,
         durable: bool,
     ) -> Result<Buffer, DiskError> {
-        let (buffer, result) = io
-            .write(files.file(), buffer, 0..len, offset, durable)
-            .await;
+        let (buffer, result) = io.write(self.file(), buffer, 0..len, offset, durable).await;
         result.map_err(|error| translate(&error, offset))?;
         Ok(buffer)
     }
@@ -133,7 +126,6 @@ impl Core {
     async fn write_emulated(
         &self,
         io: &Io,
-        files: &Generation,
         offset: u64,
         len: usize,
         buffer: Buffer,
@@ -147,27 +139,24 @@ impl Core {
             narrow(alignment)?,
         );
         if skip == 0 && span == len {
-            return self
-                .write_plain(io, files, offset, len, buffer, durable)
-                .await;
+            return self.write_plain(io, offset, len, buffer, durable).await;
         }
         let mut wide = Buffer::zeroed(span);
         if skip != 0 || span == unit {
             let head = self
-                .read_plain(io, files, start, unit, Buffer::zeroed(unit))
+                .read_plain(io, start, unit, Buffer::zeroed(unit))
                 .await?;
             wide[..unit].copy_from_slice(&head[..unit]);
         }
         if skip + len != span && span > unit {
             let last = end - alignment;
             let tail = self
-                .read_plain(io, files, last, unit, Buffer::zeroed(unit))
+                .read_plain(io, last, unit, Buffer::zeroed(unit))
                 .await?;
             wide[span - unit..].copy_from_slice(&tail[..unit]);
         }
         wide[skip..skip + len].copy_from_slice(&buffer[..len]);
-        self.write_plain(io, files, start, span, wide, durable)
-            .await?;
+        self.write_plain(io, start, span, wide, durable).await?;
         Ok(buffer)
     }
 }

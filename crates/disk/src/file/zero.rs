@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use ring::{AllocateMode, Buffer, Fd, Io, Op, Outcome};
+use ring::{AllocateMode, Buffer, Io, Op, Outcome};
 
 use super::errors::{translate, unsupported};
 use super::{Core, Generation, Kind};
@@ -72,7 +72,7 @@ impl Core {
                 .await?;
         }
         if files.durable() {
-            self.stable(io, files).await
+            self.stable(io).await
         } else {
             Ok(())
         }
@@ -89,7 +89,7 @@ impl Core {
     ) -> Result<(), DiskError> {
         self.clear(io, files, offset, len, unmap).await?;
         if fua || files.durable() {
-            self.stable(io, files).await
+            self.stable(io).await
         } else {
             Ok(())
         }
@@ -161,12 +161,7 @@ impl Core {
             Some(unit) => Some(self.hold_alone(offset, len, unit).await),
             None => None,
         };
-        // A block device drops its cached pages only for the descriptor that claims it; for another
-        // one dirty pages make the call fail.
-        let file = match self.traits.kind {
-            Kind::Block { .. } => Fd::clone(&self.anchor),
-            _ => files.file(),
-        };
+        let file = self.file();
         self.unreserve(offset, len);
         match method {
             Method::Punch => {

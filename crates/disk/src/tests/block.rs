@@ -7,7 +7,7 @@ use ring::limits::ENTRIES_MIN;
 use super::{Loop, MODES, Mounted, root, space_of, tool};
 use crate::backing::Backing;
 use crate::beside::BesideStore;
-use crate::open::open;
+use crate::open::{open, open_now};
 use crate::request::{CacheMode, Extent, Request};
 use crate::testing::{Shard, fill, shards, write};
 use crate::{DeviceError, DiskError};
@@ -31,12 +31,12 @@ fn shape_and_claim() {
     let disk = open(&backing(&device), CacheMode::None).unwrap();
     let geometry = disk.geometry();
     assert_eq!((geometry.block_size, geometry.bytes()), (4096, SIZE));
-    let second = open(&backing(&device), CacheMode::None).unwrap_err();
+    let second = open_now(&backing(&device), CacheMode::None).unwrap_err();
     assert!(matches!(second, DeviceError::Locked { .. }), "{second}");
     // The claim outlives a change of the descriptor.
     disk.set_cache_mode(CacheMode::WriteBack).unwrap();
     assert!(disk.features().volatile_cache);
-    assert!(open(&backing(&device), CacheMode::None).is_err());
+    assert!(open_now(&backing(&device), CacheMode::None).is_err());
     disk.set_cache_mode(CacheMode::WriteThrough).unwrap();
     assert!(!disk.features().volatile_cache);
     drop(disk);
@@ -50,7 +50,7 @@ fn what_is_mounted_is_refused() {
     }
     let mounted = Mounted::ext4(8 << 20, 512);
     let node = mounted.loop_device.as_ref().unwrap();
-    let used = open(&backing(node), CacheMode::None).unwrap_err();
+    let used = open_now(&backing(node), CacheMode::None).unwrap_err();
     assert!(matches!(used, DeviceError::Locked { .. }), "{used}");
 }
 

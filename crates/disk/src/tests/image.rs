@@ -11,7 +11,7 @@ use ring::DriverKind;
 use super::{MODES, Mounted, Shape, root, space_of};
 use crate::DeviceError;
 use crate::backing::{Backing, Provisioning};
-use crate::open::open;
+use crate::open::{open, open_now};
 use crate::request::{CacheMode, Disk, DiskError, Extent, Request};
 use crate::testing::{Shard, eventually, fill, read, shards, write};
 
@@ -34,7 +34,7 @@ fn two_services_never_open_one() {
     Shape::thin(SIZE).create(&path);
     let first = open(&backing(&path, false), CacheMode::None).unwrap();
     for read_only in [false, true] {
-        let second = open(&backing(&path, read_only), CacheMode::WriteBack);
+        let second = open_now(&backing(&path, read_only), CacheMode::WriteBack);
         assert!(
             matches!(second, Err(DeviceError::Locked { .. })),
             "{second:?}"
@@ -42,10 +42,10 @@ fn two_services_never_open_one() {
     }
     // The lock outlives a change of the descriptor.
     first.set_cache_mode(CacheMode::WriteBack).unwrap();
-    assert!(open(&backing(&path, false), CacheMode::None).is_err());
+    assert!(open_now(&backing(&path, false), CacheMode::None).is_err());
     drop(first);
     let readers = [(); 2].map(|()| open(&backing(&path, true), CacheMode::None).unwrap());
-    assert!(open(&backing(&path, false), CacheMode::None).is_err());
+    assert!(open_now(&backing(&path, false), CacheMode::None).is_err());
     drop(readers);
     open(&backing(&path, false), CacheMode::None).unwrap();
 }
