@@ -30,6 +30,7 @@ use crate::devices::{self, Exposure};
 use crate::exports::Exports;
 use crate::listeners::{self, Listeners, Place};
 use crate::notice::Notice;
+use crate::provision::Fault;
 use crate::secrets::Secrets;
 use crate::service::{Service, ServiceError, failed, not_switched};
 use crate::unit::{Durable, LogicalUnit};
@@ -502,13 +503,22 @@ pub(crate) async fn on_disk<T: Send + 'static>(
     let done = blocking(work)
         .await
         .map_err(|reason| device_error(device, reason))?;
-    done.map_err(|error| device_error(device, devices::chain(&error)))
+    done.map_err(|error| device_failed(device, &error))
 }
 
 pub(crate) fn device_error(device: &Device, reason: String) -> ServiceError {
     ServiceError::Device {
         device: device.name.clone(),
         reason,
+        fault: Fault::Other,
+    }
+}
+
+pub(crate) fn device_failed(device: &Device, error: &disk::DeviceError) -> ServiceError {
+    ServiceError::Device {
+        device: device.name.clone(),
+        reason: devices::chain(error),
+        fault: devices::fault(error),
     }
 }
 

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use disk::beside::ProcessIdentity;
-use disk::{Beside, BesideStore, Disk, Geometry};
+use disk::{Beside, BesideStore, DeviceError, Disk, Geometry};
 use scsi::{Identity, Kind, Medium, Unit};
 
 use crate::config::{Backing, Config, Device};
 use crate::info::{DeviceInfo, DeviceState, ReservationInfo, hex};
+use crate::provision::Fault;
 use crate::service::Opener;
 use crate::unit::{Durable, LogicalUnit};
 
@@ -143,6 +144,21 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// What is wrong, for programs.
+pub(crate) fn fault(error: &DeviceError) -> Fault {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error {
+        DeviceError::NoSpace { .. } => Fault::NoSpace,
+        DeviceError::Missing { .. } => Fault::Missing,
+        DeviceError::Beside(disk::BesideError::Save { source, .. })
+            if matches!(source.kind(), StorageFull | QuotaExceeded) =>
+        {
+            Fault::NoSpace
+        }
+        _ => Fault::Other,
+    }
 }
 
 /// The unit as it is published first.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use disk::{DeviceError, Disk, Geometry};
 use scsi::{Medium, Unit};
 
-use crate::apply::{Ready, device_error, nothing, to_the_end};
+use crate::apply::{Ready, device_error, device_failed, nothing, to_the_end};
 use crate::config::{Backing, Config, Device};
 use crate::control::Overdue;
 use crate::devices;
 use crate::exports::Exports;
 use crate::listeners::Listeners;
 use crate::notice::Notice;
+use crate::provision::Fault;
 use crate::service::{Service, ServiceError, failed, not_switched};
 use crate::unit::LogicalUnit;
 
@@ -100,7 +101,7 @@ impl Service {
         let opened = self.opening(move || opener.open(&backing, mode)).await;
         let disk = opened
             .map_err(|reason| device_error(device, reason))?
-            .map_err(|error| device_error(device, devices::chain(&error)))?;
+            .map_err(|error| device_failed(device, &error))?;
         fits(&unit.published(), disk.geometry(), device)?;
         unit.set_disk(Some(Arc::clone(&disk)));
         self.change_unit(unit, |unit| {
@@ -126,7 +127,7 @@ impl Service {
             Err(DeviceError::Shrink { have, want, .. }) => {
                 return Err(device_error(device, shrunk(have, want)));
             }
-            Err(error) => return Err(device_error(device, devices::chain(&error))),
+            Err(error) => return Err(device_failed(device, &error)),
         };
         let blocks = devices::blocks(geometry, device);
         if unit.published().blocks == blocks {
@@ -171,10 +172,11 @@ impl Service {
             let _alone = service.inner.listeners.lock().await;
             let unit = service.unit(&name)?;
             if !unit.published().removable {
+                let reason = "its medium cannot be taken out; the device is not removable";
                 return Err(ServiceError::Device {
                     device: name,
-                    reason: "its medium cannot be taken out; the device is not removable"
-                        .to_owned(),
+                    reason: reason.to_owned(),
+                    fault: Fault::Other,
                 });
             }
             service.change_medium(&unit, Medium::Ejected).await

@@ -282,7 +282,10 @@ impl fmt::Display for Notice {
             }
             Self::DiskError { device, error } => write!(f, "device {device}: {error}"),
             Self::ReservationPreempted { device, initiator } => {
-                write!(f, "{initiator} took the reservation of device {device}")
+                write!(
+                    f,
+                    "{initiator} ended reservations or registrations of device {device}"
+                )
             }
             Self::LunReset { device, initiator } => {
                 write!(f, "{initiator} reset device {device}")

@@ -20,6 +20,7 @@ use crate::info::{DeviceInfo, PortalInfo, SessionInfo, Status};
 use crate::limits;
 use crate::listeners::Listeners;
 use crate::notice::Notice;
+use crate::provision::Fault;
 use crate::secrets::Secrets;
 use crate::shard;
 use crate::unit::LogicalUnit;
@@ -114,6 +115,8 @@ pub enum ServiceError {
         device: String,
         /// Why, and what to do.
         reason: String,
+        /// What is wrong, for programs.
+        fault: Fault,
     },
     /// A portal cannot listen.
     #[error(
@@ -169,7 +172,8 @@ pub enum ServiceError {
     },
     /// A change was given up, but not all that was done for it could be taken back.
     #[error(
-        "{cause}; the cache mode of {devices} was changed by then and could not be put back          ({reason}): the next change of the settings puts it right"
+        "{cause}; the cache mode of {devices} was changed by then and could not be put back \
+         ({reason}): the next change of the settings puts it right"
     )]
     NotUndone {
         /// Why the change was given up.
@@ -370,6 +374,7 @@ impl Service {
             Some(reason) => ServiceError::Device {
                 device: device.to_owned(),
                 reason: reason.clone(),
+                fault: Fault::Other,
             },
             None => ServiceError::NotFound {
                 what: "device",
@@ -392,6 +397,7 @@ pub(crate) fn failed(device: &str, failure: Failure) -> ServiceError {
         Failure::NotSaved(reason) => ServiceError::Device {
             device: device.to_owned(),
             reason,
+            fault: Fault::Other,
         },
         Failure::Overdue => ServiceError::Stuck {
             what: format!("device {device}"),

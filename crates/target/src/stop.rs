@@ -38,7 +38,7 @@ impl fmt::Display for Unfinished {
         }
         write!(
             f,
-            "stopped without waiting any longer: {}",
+            "stopped, but not all of it came to its end: {}",
             words.join("; ")
         )
     }

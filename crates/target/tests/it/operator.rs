@@ -14,6 +14,7 @@ use disk::{CacheMode, DeviceError, Disk, Execution, Features, Geometry, Request}
 use parking_lot::{Condvar, Mutex};
 use target::config::{Backing, Config, Device, Lun};
 use target::info::DeviceState;
+use target::provision::Fault;
 use target::{Notice, Opener, Options, Secrets, Service, ServiceError, Unfinished};
 use tokio::sync::mpsc;
 
@@ -68,6 +69,7 @@ struct Moody {
 #[derive(Debug, Default)]
 struct Mood {
     refuses_modes: AtomicBool,
+    is_full: AtomicBool,
     flushing: Door,
     syncing: Door,
     /// Holds up the shard's whole thread.
@@ -116,6 +118,12 @@ impl Disk for Moody {
     }
 
     fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {
+        if self.mood.is_full.load(Ordering::Acquire) {
+            return Err(DeviceError::NoSpace {
+                path: "/moody".into(),
+                need: 1,
+            });
+        }
         self.inner.grow(bytes)
     }
 
@@ -292,6 +300,25 @@ fn modes_that_were_switched_go_back_when_a_later_device_refuses() {
         .unwrap();
     assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
     assert_eq!(site.mode(B), Some(CacheMode::WriteThrough));
+}
+
+#[test]
+fn a_full_file_system_is_told_as_such() {
+    let site = Site::start(two());
+    let before = site.now();
+    site.mood(A).is_full.store(true, Ordering::Release);
+    let mut larger = before.clone();
+    larger.devices[0].backing = ram("ram", 2 * A).backing;
+    let error = site.apply(&larger).unwrap_err();
+    let full = matches!(
+        &error,
+        ServiceError::Device {
+            fault: Fault::NoSpace,
+            ..
+        }
+    );
+    assert!(full, "{error:?}");
+    assert_eq!(site.now(), before);
 }
 
 #[test]
@@ -522,6 +549,9 @@ fn a_device_that_does_not_open_keeps_neither_the_start_nor_others_waiting() {
     let error = site.load("b").unwrap_err();
     assert!(error.to_string().contains("no answer"), "{error}");
     assert_eq!(site.now(), before);
+    site.opening.open();
+    site.load("b").unwrap();
+    assert_eq!(site.state("b"), DeviceState::Ready);
 }
 
 #[test]
