@@ -16,7 +16,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use disk::{CacheMode, Disk};
 use scsi::change::{Applied, Selector};
@@ -26,10 +25,11 @@ use tokio::task::JoinSet;
 
 use crate::config::{Backing, Config, Device};
 use crate::control::{Failure, Overdue};
-use crate::devices::{self, Exposure};
+use crate::devices;
 use crate::exports::Exports;
+use crate::limits;
 use crate::listeners::{self, Listeners, Place};
-use crate::notice::Notice;
+use crate::opening::{unanswered, within};
 use crate::provision::Fault;
 use crate::secrets::Secrets;
 use crate::service::{Service, ServiceError, failed, not_switched};
@@ -174,7 +174,10 @@ impl Service {
         for device in config.devices.iter().filter(new) {
             // What was broken before and is as it was must not stand in the way of other changes.
             let as_before = before.config.devices.contains(device);
-            match self.open_device(config, device).await {
+            let kept = before.units.values();
+            let kept = kept.filter(|unit| config.device(&unit.name).is_some());
+            let others = kept.chain(ready.units.values());
+            match self.open_device(config, device, others).await {
                 Ok(unit) if as_before || unit.trouble().is_none() => {
                     ready.units.insert(device.name.clone(), unit);
                 }
@@ -188,43 +191,6 @@ impl Service {
             }
         }
         Ok(())
-    }
-
-    pub(crate) async fn open_device(
-        &self,
-        config: &Config,
-        device: &Device,
-    ) -> Result<Arc<LogicalUnit>, String> {
-        let exposure = Exposure::of(config, &device.name);
-        let (device, options) = (device.clone(), self.inner.options.clone());
-        let devices = config.devices.clone();
-        let open = move || {
-            if let Some(twin) = devices::twin(&device, &devices, &options.data_dir) {
-                let reason = "it is the same disk as that of the device";
-                return Err(format!("{reason} {twin}; remove one of the two"));
-            }
-            devices::open(&device, &exposure, &options.data_dir, &options.opener)
-        };
-        let unit = self.opening(open).await??;
-        let doubtful = unit.doubtful();
-        if doubtful > 0 {
-            self.shared().tell(Notice::WritesInDoubt {
-                device: unit.name.clone(),
-                writers: doubtful,
-            });
-        }
-        Ok(Arc::new(unit))
-    }
-
-    /// Runs what opens a device, within the bound. What ends past it is closed again.
-    pub(crate) async fn opening<T: Send + 'static>(
-        &self,
-        open: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, String> {
-        let bound = self.inner.options.open_time;
-        tokio::time::timeout(bound, blocking(open))
-            .await
-            .unwrap_or_else(|_| Err(unanswered(bound)))
     }
 
     /// Writes the document beside a device, within the bound. Past it the write goes on, and the
@@ -500,7 +466,7 @@ pub(crate) async fn on_disk<T: Send + 'static>(
     device: &Device,
     work: impl FnOnce() -> Result<T, disk::DeviceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    let done = blocking(work)
+    let done = within(limits::DISK_TIME_MAX, work)
         .await
         .map_err(|reason| device_error(device, reason))?;
     done.map_err(|error| device_failed(device, &error))
@@ -520,11 +486,6 @@ pub(crate) fn device_failed(device: &Device, error: &disk::DeviceError) -> Servi
         reason: devices::chain(error),
         fault: devices::fault(error),
     }
-}
-
-fn unanswered(bound: Duration) -> String {
-    let seconds = bound.as_secs_f32();
-    format!("no answer for {seconds} seconds; look at the disk or file system under it")
 }
 
 /// Changes nothing but what the caller puts into the unit.

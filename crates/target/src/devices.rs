@@ -10,7 +10,6 @@ use scsi::{Identity, Kind, Medium, Unit};
 use crate::config::{Backing, Config, Device};
 use crate::info::{DeviceInfo, DeviceState, ReservationInfo, hex};
 use crate::provision::Fault;
-use crate::service::Opener;
 use crate::unit::{Durable, LogicalUnit};
 
 /// Target and portal groups that a device is reached through.
@@ -44,22 +43,19 @@ impl Exposure {
     }
 }
 
-/// Opens a device with what lies beside it. Blocks.
+/// A device that was opened, or not, with what lies beside it. Blocks.
 ///
 /// A device that cannot be opened still gives a unit, NOT READY, as long as its identity can be
 /// read: its initiators see that their disk is in trouble, not that it is gone.
 ///
 /// # Errors
 /// The reason in words when there is not even an identity.
-pub(crate) fn open(
+pub(crate) fn assemble(
     device: &Device,
+    opened: Result<Arc<dyn Disk>, String>,
     exposure: &Exposure,
     data_dir: &Path,
-    opener: &Opener,
 ) -> Result<LogicalUnit, String> {
-    let opened = opener
-        .open(&device.backing, device.cache)
-        .map_err(|error| chain(&error));
     let store =
         BesideStore::for_device(&device.backing, &device.name, data_dir).map_err(|error| {
             opened
@@ -100,23 +96,6 @@ pub(crate) fn open(
     );
     unit.set_trouble(opened.err());
     Ok(unit)
-}
-
-/// The device of the configuration that is the same physical disk under another path. Both would
-/// take the one document of that disk for their own, and neither's gate would know the other's
-/// writes. Images and their like are kept apart by a lock on the file. Blocks.
-pub(crate) fn twin<'a>(device: &Device, others: &'a [Device], data_dir: &Path) -> Option<&'a str> {
-    let document = |device: &Device| {
-        let block = matches!(device.backing, Backing::Block { .. });
-        let store = block.then(|| BesideStore::for_device(&device.backing, &device.name, data_dir));
-        Some(store?.ok()?.path().to_path_buf())
-    };
-    let own = document(device)?;
-    others
-        .iter()
-        .filter(|other| other.name != device.name)
-        .find(|other| document(other).is_some_and(|document| document == own))
-        .map(|other| other.name.as_str())
 }
 
 /// This process, as RAM disks remember it.

@@ -103,6 +103,7 @@ mod listeners;
 mod load;
 mod message;
 mod notice;
+mod opening;
 mod proof;
 mod publish;
 mod registry;

@@ -58,6 +58,8 @@ pub const ADMISSIONS_MAX: usize = 1024;
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long opening a device may take; then it counts as one that cannot be opened.
 pub const OPEN_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a step of a change waits for a disk: growing it, or going over to another cache mode.
+pub const DISK_TIME_MAX: Duration = Duration::from_secs(70);
 /// How long the last flush of a device may take; it goes on in the kernel when it takes longer.
 pub const FLUSH_TIME_MAX: Duration = Duration::from_secs(45);
 /// How often a shard looks at the clocks of its connections.

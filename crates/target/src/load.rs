@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use disk::{DeviceError, Disk, Geometry};
+use disk::{BesideStore, DeviceError, Disk, Geometry};
 use scsi::{Medium, Unit};
 
 use crate::apply::{Ready, device_error, device_failed, nothing, to_the_end};
@@ -78,7 +78,8 @@ impl Service {
         held: &mut Listeners,
     ) -> Result<(), ServiceError> {
         let config = Config::clone(&exports.config);
-        let unit = self.open_device(&config, device).await;
+        let others = exports.units.values();
+        let unit = self.open_device(&config, device, others).await;
         let unit = unit.map_err(|reason| device_error(device, reason))?;
         let trouble = unit.trouble();
         let mut ready = Ready::default();
@@ -97,11 +98,28 @@ impl Service {
 
     async fn reopen(&self, unit: &Arc<LogicalUnit>, device: &Device) -> Result<(), ServiceError> {
         let (backing, mode) = (device.backing.clone(), device.cache);
-        let opener = self.inner.options.opener.clone();
-        let opened = self.opening(move || opener.open(&backing, mode)).await;
-        let disk = opened
+        let options = self.inner.options.clone();
+        let name = device.name.clone();
+        let opened = self.opening(move || {
+            let disk = options.opener.open(&backing, mode)?;
+            let store = BesideStore::for_device(&backing, &name, &options.data_dir)?;
+            let beside = store.load()?;
+            Ok((disk, store, beside))
+        });
+        let (disk, store, beside) = opened
+            .await
             .map_err(|reason| device_error(device, reason))?
             .map_err(|error| device_failed(device, &error))?;
+        let durable = self.inner.control.locked(unit).await;
+        let durable = durable.map_err(|Overdue| not_switched(&device.name))?;
+        let is_same = durable.store.path() == store.path()
+            && beside.is_none_or(|beside| beside.naa == durable.beside.naa);
+        drop(durable);
+        if !is_same {
+            let reason = "it is another disk than the one that initiators know; put the right one \
+                          back, or remove the device and add it anew";
+            return Err(device_error(device, reason.to_owned()));
+        }
         fits(&unit.published(), disk.geometry(), device)?;
         unit.set_disk(Some(Arc::clone(&disk)));
         self.change_unit(unit, |unit| {

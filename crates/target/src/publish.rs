@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::apply::{Ready, nothing};
-use crate::config::{Backing, Config, Device, Portal};
+use crate::config::{Config, Device, Portal};
 use crate::control::Overdue;
 use crate::devices::{self, Exposure};
 use crate::exports::Exports;
@@ -45,49 +45,6 @@ impl Service {
         if let Err(error) = published {
             tracing::error!(%error, "at the start");
         }
-    }
-
-    /// Devices beside each other, for one that does not answer must not keep the others waiting;
-    /// physical disks one after the other, for two of them may be the same.
-    async fn open_all(&self, config: &Config) -> Ready {
-        let block = |device: &&Device| matches!(device.backing, Backing::Block { .. });
-        let mut opening = JoinSet::new();
-        for device in config.devices.iter().filter(|device| !block(device)) {
-            let (service, config, device) = (self.clone(), config.clone(), device.clone());
-            opening.spawn(async move {
-                let opened = service.open_device(&config, &device).await;
-                (device.name, opened)
-            });
-        }
-        let mut all = Vec::new();
-        for device in config.devices.iter().filter(block) {
-            let opened = self.open_device(config, device).await;
-            all.push((device.name.clone(), opened));
-        }
-        all.extend(opening.join_all().await);
-        let mut ready = Ready::default();
-        for (name, opened) in all {
-            match opened {
-                Ok(unit) => {
-                    if let Some(reason) = unit.trouble() {
-                        self.tell_failed(&name, &reason);
-                    }
-                    ready.units.insert(name, unit);
-                }
-                Err(reason) => {
-                    self.tell_failed(&name, &reason);
-                    ready.failed.insert(name, reason);
-                }
-            }
-        }
-        ready
-    }
-
-    fn tell_failed(&self, device: &str, reason: &str) {
-        self.shared().tell(Notice::DeviceFailed {
-            device: device.to_owned(),
-            reason: reason.to_owned(),
-        });
     }
 
     /// Portals that could not listen are tried again until they do: an address may come later than
@@ -153,10 +110,10 @@ impl Service {
         self.shared().exports.store(Arc::new(exports));
         let after = self.shared().exports.load_full();
         self.switch_portals(&before, &after, held).await;
-        let refreshed = self.refresh_all(&after).await;
-        let followed = self.follow_all(&after).await;
+        // A device that does not answer must not keep a right alive that was taken away.
+        let (followed, refreshed) = tokio::join!(self.follow_all(&after), self.refresh_all(&after));
         let retired = self.retire_all(&before, &after).await;
-        let overdue = refreshed.or(followed).or(retired);
+        let overdue = followed.or(refreshed).or(retired);
         overdue.map_or(Ok(()), |what| Err(ServiceError::Stuck { what }))
     }
 
@@ -439,7 +396,7 @@ mod tests {
 
     use super::*;
     use crate::Options;
-    use crate::config::{Authentication, Lun, Target};
+    use crate::config::{Authentication, Backing, Lun, Target};
     use crate::service::ServiceError::{NotSwitched, Stuck};
 
     fn ram(name: &str) -> Device {

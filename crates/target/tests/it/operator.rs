@@ -19,7 +19,8 @@ use target::{Notice, Opener, Options, Secrets, Service, ServiceError, Unfinished
 use tokio::sync::mpsc;
 
 use crate::support::{
-    HANG, Initiator, World, block, cdb, config, free_port, ram, read10, reserve_out, sense, write10,
+    HANG, Initiator, World, block, cdb, config, free_port, ram, read10, reserve_out, sense,
+    wait_for, write10,
 };
 
 /// Closed, until it is opened.
@@ -533,14 +534,21 @@ fn a_device_that_never_had_an_identity_is_loaded_once_it_is_there() {
 fn a_device_that_does_not_open_keeps_neither_the_start_nor_others_waiting() {
     let opening = Arc::<Door>::default();
     opening.close();
-    let site = Site::start_behind(tempfile::tempdir().unwrap(), two(), opening);
+    let (directory, config) = (tempfile::tempdir().unwrap(), two());
+    let store =
+        disk::BesideStore::for_device(&config.devices[1].backing, "b", directory.path()).unwrap();
+    let serial = store.load_or_create().unwrap().serial;
+    let site = Site::start_behind(directory, config, opening);
     assert_eq!(site.state("ram"), DeviceState::Ready);
+    assert_eq!(site.service.devices()[1].serial, serial);
     let DeviceState::NotReady { reason } = site.state("b") else {
         panic!("it is ready");
     };
     assert!(reason.contains("no answer"), "{reason}");
     let mut a = site.initiator("a");
     assert_eq!(a.run(read10(0, 1), None, 512).status, 0);
+    assert_eq!(sense(&lun1(&mut a, &[0], 0).0).0, 6);
+    assert_eq!(sense(&lun1(&mut a, &[0], 0).0).0, 2, "there, and NOT READY");
     let before = site.now();
     let mut more = before.clone();
     more.devices.push(ram("new", 1 << 20));
@@ -550,8 +558,81 @@ fn a_device_that_does_not_open_keeps_neither_the_start_nor_others_waiting() {
     assert!(error.to_string().contains("no answer"), "{error}");
     assert_eq!(site.now(), before);
     site.opening.open();
+    // By itself.
+    wait_for("the device", || site.state("b") == DeviceState::Ready);
+    while lun1(&mut a, &[0], 0).0.status != 0 {}
+}
+
+/// Two images, of which the second is a copy of the first, document and all.
+#[test]
+fn a_copy_with_the_identity_of_its_original_is_not_served_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = two();
+    for (device, name) in config.devices.iter_mut().zip(["a.img", "b.img"]) {
+        let path = directory.path().join(name);
+        file(&path, B);
+        device.backing = Backing::Image {
+            path,
+            size: B,
+            provisioning: target::config::Provisioning::Thin,
+            block_size: 512,
+            read_only: false,
+        };
+    }
+    let document = |device: usize| {
+        let path = config.devices[device].backing.path().unwrap();
+        disk::document_of_image(path)
+    };
+    let store =
+        disk::BesideStore::for_device(&config.devices[0].backing, "ram", directory.path()).unwrap();
+    store.load_or_create().unwrap();
+    std::fs::copy(document(0), document(1)).unwrap();
+    let copy = document(1);
+    let site = Site::start(config);
+    assert_eq!(site.state("ram"), DeviceState::Ready, "the first stays");
+    let DeviceState::NotReady { reason } = site.state("b") else {
+        panic!("served beside its original");
+    };
+    assert!(reason.contains(copy.to_str().unwrap()), "{reason}");
+    assert!(site.load("b").unwrap_err().to_string().contains(&reason));
+    std::fs::remove_file(copy).unwrap();
     site.load("b").unwrap();
-    assert_eq!(site.state("b"), DeviceState::Ready);
+    let devices = site.service.devices();
+    assert_ne!(devices[0].serial, devices[1].serial);
+}
+
+#[test]
+fn another_image_is_not_loaded_under_the_identity_of_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let mut config = two();
+    let backing = |path: PathBuf| Backing::Image {
+        path,
+        size: B,
+        provisioning: target::config::Provisioning::Thin,
+        block_size: 512,
+        read_only: false,
+    };
+    for name in ["a.img", "other.img"] {
+        file(&path(name), B);
+        let store =
+            disk::BesideStore::for_device(&backing(path(name)), "b", directory.path()).unwrap();
+        store.load_or_create().unwrap();
+    }
+    // In the way of the device, which is thus not open after the start.
+    file(&path("a.img"), B / 2);
+    config.devices[1].backing = backing(path("a.img"));
+    let site = Site::start(config);
+    let serial = site.service.devices()[1].serial.clone();
+    assert!(matches!(site.state("b"), DeviceState::NotReady { .. }));
+    std::fs::remove_file(path("a.img")).unwrap();
+    std::os::unix::fs::symlink(path("other.img"), path("a.img")).unwrap();
+    let error = site.load("b").unwrap_err();
+    assert!(error.to_string().contains("another disk"), "{error}");
+    std::fs::remove_file(path("a.img")).unwrap();
+    file(&path("a.img"), B);
+    site.load("b").unwrap();
+    assert_eq!(site.service.devices()[1].serial, serial);
 }
 
 #[test]
@@ -701,6 +782,14 @@ fn one_physical_disk_under_two_paths_is_served_once() {
     let error = site.apply(&twice).unwrap_err();
     assert!(error.to_string().contains("the same disk"), "{error}");
     assert_eq!(site.now(), before);
+    // Nor at a start, where the first stays.
+    drop(site);
+    let site = Site::start(twice);
+    assert_eq!(site.state("b"), DeviceState::Ready);
+    let DeviceState::NotReady { reason } = site.state("twin") else {
+        panic!("served twice");
+    };
+    assert!(reason.contains("the same disk"), "{reason}");
 }
 
 fn over(disk: &Loop) -> Config {

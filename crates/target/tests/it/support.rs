@@ -159,12 +159,17 @@ impl World {
     }
 
     /// Waits until a condition holds.
-    pub(crate) fn wait_for(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let until = Instant::now() + HANG;
-        while !condition() {
-            assert!(Instant::now() < until, "{what} did not come");
-            std::thread::yield_now();
-        }
+    pub(crate) fn wait_for(&self, what: &str, condition: impl FnMut() -> bool) {
+        wait_for(what, condition);
+    }
+}
+
+/// Waits, within a bound, until a condition holds.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + HANG;
+    while !condition() {
+        assert!(Instant::now() < until, "{what} did not come");
+        std::thread::yield_now();
     }
 }
 
