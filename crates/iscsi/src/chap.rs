@@ -65,18 +65,6 @@ impl Algorithm {
         self as u8
     }
 
-    /// The hash with this number, if we have it.
-    #[must_use]
-    pub const fn from_number(number: u64) -> Option<Self> {
-        match number {
-            5 => Some(Self::Md5),
-            6 => Some(Self::Sha1),
-            7 => Some(Self::Sha256),
-            8 => Some(Self::Sha3_256),
-            _ => None,
-        }
-    }
-
     /// Length of a response in bytes.
     #[must_use]
     pub const fn response_len(self) -> usize {

@@ -4,6 +4,8 @@
 //! ([`LOGIN_TEXT_BYTES_MAX`] before login, the configured text bound or one data segment after
 //! it), one text being sent, and the task table ([`TASKS_MAX`] small entries). Nothing else grows.
 
+use std::time::Duration;
+
 /// Longest data segment either side may send before login has ended (the standard's default).
 pub const LOGIN_SEGMENT_BYTES_MAX: u32 = 8192;
 
@@ -70,6 +72,24 @@ pub const INITIATOR_TASKS_MAX: usize = 1024;
 
 /// Text an initiator engine takes in answer to SendTargets.
 pub const SEND_TARGETS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Commands in flight that a target engine offers unless told otherwise.
+pub const WINDOW: u32 = 128;
+
+/// From the first byte to full feature phase, unless told otherwise.
+pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Text of one text request over all its PDUs that a target engine takes unless told otherwise.
+pub const TEXT_BYTES: usize = 64 * 1024;
+
+/// Longest wait for the next data of a write, unless told otherwise.
+pub const DATA_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Silence after which a target engine pings, unless told otherwise.
+pub const NOP_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Silence after a ping that ends the connection, unless told otherwise.
+pub const NOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 const _: () = assert!(
     TASKS_MAX < 0xffff,

@@ -17,6 +17,8 @@ pub const OWNED_BLOCKS_MAX: u64 = 1 << 20;
 pub const COUNTERS: u64 = 16;
 /// Steps of one counter that are remembered one by one. Older ones are summed up.
 pub const STEPS_MAX: usize = 4096;
+/// Unknown writes to one block after which it is read before it is written again.
+pub const MAYBE_MAX: usize = 8;
 /// Kinds of errors that are counted apart.
 pub const ERROR_KINDS_MAX: usize = 64;
 /// A request without an answer for so long is a hang.

@@ -11,7 +11,7 @@
 //! to everybody.
 
 use crate::block::{self, BYTES, BlockError};
-use crate::limits::{CHUNK_BLOCKS, COUNTERS, OWNED_BLOCKS_MAX};
+use crate::limits::{CHUNK_BLOCKS, COUNTERS, MAYBE_MAX, OWNED_BLOCKS_MAX};
 
 /// A block holds what it cannot hold.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -53,9 +53,6 @@ pub struct Span {
     /// How many.
     pub blocks: u32,
 }
-
-/// Unknown writes to one block after which it is read before it is written again.
-const MAYBE_MAX: usize = 8;
 
 /// The blocks of one owner.
 #[derive(Debug)]

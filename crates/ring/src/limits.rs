@@ -56,6 +56,15 @@ pub const TASK_ROUNDS: usize = 16;
 /// How long a reactor that is dropped waits for operations that the kernel still holds.
 pub const SHUTDOWN_BOUND: Duration = Duration::from_secs(5);
 
+/// Longest single wait for the kernel; longer ones end early, which they may.
+pub const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long one operation may take before the probe of io_uring gives up: all of them work on memory.
+pub const PROBE_STEP_BOUND: Duration = Duration::from_secs(5);
+
+/// Entries of the ring that is set up for trying.
+pub const PROBE_ENTRIES: u32 = 8;
+
 /// Lines of trace the simulated driver keeps; the oldest go first.
 pub const TRACE_LINES_MAX: usize = 65_536;
 

@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use io_uring::{IoUring, opcode};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -20,13 +19,8 @@ use crate::clock;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, DriverKind, Finished};
 use crate::error::RingError;
+use crate::limits::{PROBE_ENTRIES, PROBE_STEP_BOUND};
 use crate::op::{AllocateMode, Fd, Op, Outcome, SendList};
-
-/// How long one operation may take before the probe gives up: all of them work on memory.
-const STEP_BOUND: Duration = Duration::from_secs(5);
-
-/// Entries of the ring that is set up for trying.
-const ENTRIES: u32 = 8;
 
 /// The variable that goes before [`crate::Options::driver`].
 pub(crate) const VARIABLE: &str = "SANCTUM_RING";
@@ -91,7 +85,7 @@ impl<R, E: Into<io::Error>> Step<R> for Result<R, E> {
 
 fn try_uring() -> Result<(), Failure> {
     ask_kernel()?;
-    let mut ring = Uring::new(ENTRIES, 1).map_err(|error| Failure {
+    let mut ring = Uring::new(PROBE_ENTRIES, 1).map_err(|error| Failure {
         step: "setting up a ring",
         error: match error {
             RingError::Create { source, .. } => source,
@@ -104,7 +98,7 @@ fn try_uring() -> Result<(), Failure> {
 
 /// Features and operations that cannot be tried without side effects.
 fn ask_kernel() -> Result<(), Failure> {
-    let ring = IoUring::new(ENTRIES).step("setting up a ring")?;
+    let ring = IoUring::new(PROBE_ENTRIES).step("setting up a ring")?;
     let old = |what| Failure {
         step: what,
         error: io::Error::from_raw_os_error(libc::EINVAL),
@@ -209,7 +203,7 @@ fn try_sockets(ring: &mut Uring) -> Result<(), Failure> {
 fn finish(ring: &mut Uring, op: Op, step: &'static str) -> Result<Outcome, Failure> {
     let mut ended: Vec<Finished> = Vec::new();
     ring.start(0, op, &mut ended);
-    let end = clock::now() + STEP_BOUND;
+    let end = clock::now() + PROBE_STEP_BOUND;
     while ended.is_empty() {
         let left = end.saturating_duration_since(clock::now());
         if left.is_zero() {

@@ -103,13 +103,6 @@ impl NexusState {
         state
     }
 
-    /// Of a nexus that comes back after its session was lost: I_T NEXUS LOSS OCCURRED is pending.
-    pub fn after_loss() -> Self {
-        let mut state = Self::default();
-        state.establish(Attention::NexusLoss);
-        state
-    }
-
     /// Makes an attention pending; equal ones coalesce. A power-on or reset takes the place of the
     /// resets and losses that rank below it, for it tells more.
     pub fn establish(&mut self, attention: Attention) {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::limits::{LOGIN_REQUESTS_MAX, WINDOW_MAX};
+use crate::limits::{
+    DATA_TIMEOUT, LOGIN_REQUESTS_MAX, LOGIN_TIMEOUT, NOP_INTERVAL, NOP_TIMEOUT, TEXT_BYTES, WINDOW,
+    WINDOW_MAX,
+};
 use crate::negotiation::Offer;
 
 /// Offers and limits of a portal or target; one value is shared by its connections.
@@ -32,13 +35,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             offer: Offer::default(),
-            command_window: 128,
-            login_timeout: Duration::from_secs(15),
+            command_window: WINDOW,
+            login_timeout: LOGIN_TIMEOUT,
             login_pdus_max: LOGIN_REQUESTS_MAX,
-            text_bytes_max: 64 * 1024,
-            data_timeout: Duration::from_secs(60),
-            nop_interval: Duration::from_secs(15),
-            nop_timeout: Duration::from_secs(15),
+            text_bytes_max: TEXT_BYTES,
+            data_timeout: DATA_TIMEOUT,
+            nop_interval: NOP_INTERVAL,
+            nop_timeout: NOP_TIMEOUT,
         }
     }
 }

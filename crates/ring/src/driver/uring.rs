@@ -33,7 +33,7 @@ use super::workers::Workers;
 use super::{Driver, DriverKind, Finished, sockets};
 use crate::clock;
 use crate::error::RingError;
-use crate::limits::{BYTES_PER_CALL, PIECES_PER_SEND, SUBMISSION_RING_MAX};
+use crate::limits::{BYTES_PER_CALL, PIECES_PER_SEND, SUBMISSION_RING_MAX, WAIT_MAX};
 use crate::op::{Fd, Op, Outcome, SendList, sent};
 use crate::signal::Signal;
 
@@ -41,9 +41,6 @@ use crate::signal::Signal;
 const SIGNAL: u64 = u64::MAX;
 /// Marks what nobody waits for: requests to cancel.
 const CANCEL: u64 = u64::MAX - 1;
-
-/// Longest single wait; longer ones end early, which they may.
-const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The driver.
 pub(crate) struct Uring {

@@ -50,10 +50,7 @@ fn a_greater_reset_takes_the_place_of_a_lesser() {
     );
     assert_eq!(pending(&[UnitReset, TargetReset, NexusLoss]), [TargetReset]);
     assert!(NexusState::default().is_quiet());
-    assert_eq!(
-        NexusState::after_loss().pending().collect::<Vec<_>>(),
-        [NexusLoss]
-    );
+    assert_eq!(pending(&[NexusLoss]), [NexusLoss]);
 }
 
 #[test]
