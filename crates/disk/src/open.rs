@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::backing::Backing;
 use crate::error::DeviceError;
 use crate::file::{FileDisk, now};
-use crate::limits::{
-    BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, CLAIM_POLL, CLAIM_TIME_MAX, DEVICE_BYTES_MAX,
-};
+use crate::limits::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, CLAIM_POLL, CLAIM_TIME_MAX, DEVICE_BYTES_MAX};
 use crate::ram::RamDisk;
 use crate::request::{CacheMode, Disk};
 use crate::{block, image, iso};
@@ -23,14 +22,22 @@ use crate::{block, image, iso};
 ///
 /// # Errors
 /// What [`DeviceError`] says of opening: missing, wrong kind, in use, too short, too long.
+pub fn open(backing: &Backing, mode: CacheMode) -> Result<Arc<dyn Disk>, DeviceError> {
+    patiently(CLAIM_TIME_MAX, || open_now(backing, mode))
+}
+
+/// Tries again while the device is in use, up to a bound.
 #[expect(
     clippy::disallowed_methods,
     reason = "nobody tells when the kernel lets go: tried repeatedly, within the bound"
 )]
-pub fn open(backing: &Backing, mode: CacheMode) -> Result<Arc<dyn Disk>, DeviceError> {
-    let deadline = now() + CLAIM_TIME_MAX;
+pub(crate) fn patiently(
+    bound: Duration,
+    mut attempt: impl FnMut() -> Result<Arc<dyn Disk>, DeviceError>,
+) -> Result<Arc<dyn Disk>, DeviceError> {
+    let deadline = now() + bound;
     loop {
-        match open_now(backing, mode) {
+        match attempt() {
             Err(DeviceError::Locked { .. }) if now() < deadline => thread::sleep(CLAIM_POLL),
             opened => return opened,
         }

@@ -9,6 +9,7 @@
 )]
 
 mod block;
+mod claim;
 mod concurrency;
 mod create;
 mod image;
