@@ -114,11 +114,11 @@ class Cli:
         if device.kind == "image" and device.path is not None and device.path.exists():
             words.append("--existing")
         if device.read_only:
-            words.append("--read-only")
+            words += ["--read-only", "true"]
         if not device.physical_blocks:
-            words.append("--hide-physical-blocks")
+            words += ["--physical-blocks", "false"]
         if device.removable:
-            words.append("--removable")
+            words += ["--removable", "true"]
         self.run(*words)
 
     def device(self, name: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Cli:
         """Adds a target."""
         words = ["target", "create", name, *_proof(proof)]
         if single:
-            words.append("--single")
+            words += ["--allow-multiple", "false"]
         for portal in portals:
             words += ["--portal", portal]
         self.run(*words)
@@ -176,7 +176,7 @@ class Cli:
 
     def add_lun(self, target: str, device: str, number: int, read_only: bool = False) -> None:
         """Adds a LUN."""
-        self.run("lun", "add", target, device, "--number", str(number), *(["--read-only"] if read_only else []))
+        self.run("lun", "add", target, device, "--number", str(number), "--read-only", "true" if read_only else "false")
 
     def remove_lun(self, target: str, number: int) -> None:
         """Removes a LUN."""
@@ -266,7 +266,7 @@ def _proof(proof: Authentication) -> list[str]:
     if proof.mutual is not None:
         words += ["--mutual", proof.mutual.user]
     if proof.mutual_required:
-        words.append("--mutual-required")
+        words += ["--mutual-required", "true"]
     for algorithm in proof.algorithms:
         words += ["--algorithm", algorithm]
     return words

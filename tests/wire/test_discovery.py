@@ -69,7 +69,7 @@ def test_discovery_asks_for_a_proof(context: Context) -> None:
 def test_mutual_discovery(context: Context) -> None:
     """The target proves itself in discovery, too; where that is required, nobody gets in without asking for it."""
     target = serve(context, simple("mutual"))
-    _guarded(context, "--mutual", _SELF.user, "--mutual-required")
+    _guarded(context, "--mutual", _SELF.user, "--mutual-required", "true")
     expect(target.name in _shown(context, _credentials(_ASKER, _SELF)), "with both proofs")
     expect_equal(refused(context, _asking(_credentials(_ASKER))), _FAILED, "one-way where mutual is required")
     try:

@@ -1,14 +1,14 @@
 //! `sanctum access`: which initiators may use a target. The first rule that matches decides; where
 //! none matches, access is denied.
 
-use api::config::{AccessRule, Action, LunMapping};
+use api::config::{AccessRule, Action, Authentication, LunMapping};
 use api::request::{MoveRule, NewRule};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::cli::Context;
 use crate::commands::listed;
-use crate::commands::target::Proof;
+use crate::commands::target::{Proof, hashes};
 use crate::failure::Failure;
 
 #[derive(Debug, Subcommand)]
@@ -158,7 +158,7 @@ impl Add {
 }
 
 /// Columns of a rule.
-pub(crate) const HEADER: [&str; 7] = [
+pub(crate) const HEADER: [&str; 9] = [
     "rule",
     "action",
     "initiator",
@@ -166,6 +166,8 @@ pub(crate) const HEADER: [&str; 7] = [
     "portal",
     "luns",
     "chap",
+    "mutual",
+    "hashes",
 ];
 
 /// A rule as a row of these columns.
@@ -177,11 +179,15 @@ pub(crate) fn row(position: usize, rule: &AccessRule) -> Vec<String> {
             .collect();
         listed(&luns, "none")
     });
-    let chap = rule
-        .authentication
-        .as_ref()
-        .map(|proof| listed(&proof.accounts, "no proof asked"));
-    vec![
+    let mut proof = vec!["as the target".to_owned(); 3];
+    if let Some(own) = &rule.authentication {
+        proof = vec![
+            listed(&own.accounts, "no proof asked"),
+            mutual(own),
+            hashes(&own.algorithms),
+        ];
+    }
+    let mut row = vec![
         position.to_string(),
         rule.action.to_string(),
         rule.initiator.clone(),
@@ -189,8 +195,20 @@ pub(crate) fn row(position: usize, rule: &AccessRule) -> Vec<String> {
             .map_or_else(|| "any".to_owned(), |network| network.to_string()),
         rule.portal.clone().unwrap_or_else(|| "any".to_owned()),
         luns.unwrap_or_else(|| "all".to_owned()),
-        chap.unwrap_or_else(|| "as the target".to_owned()),
-    ]
+    ];
+    row.extend(proof);
+    row
+}
+
+/// The account that the target proves itself with, and whether it must.
+fn mutual(proof: &Authentication) -> String {
+    let account = proof.mutual.as_deref().unwrap_or("no");
+    let required = if proof.mutual_required {
+        ", required"
+    } else {
+        ""
+    };
+    format!("{account}{required}")
 }
 
 #[cfg(test)]

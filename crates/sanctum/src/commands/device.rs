@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use api::config::{Backing, CacheMode, Device, Provisioning};
 use api::request::{DeviceChange, DeviceRemoval, NewDevice};
 use api::view::{DeviceInfo, DeviceState, DeviceView};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
 use crate::cli::Context;
 use crate::commands::yes_no;
@@ -44,7 +44,7 @@ pub(crate) enum Command {
         /// Name
         name: String,
         /// Operations at once, 1 to 1024
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(limits::DEPTH))]
         depth: Option<u16>,
         /// Several at once (true) or one (false)
         #[arg(long, value_name = "BOOL")]
@@ -61,8 +61,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "BOOL")]
         physical_blocks: Option<bool>,
     },
-    /// Loads the medium of a removable device, retries one that failed, or accepts an empty RAM
-    /// disk
+    /// Loads the medium of a removable device, retries one that failed, accepts an empty RAM disk,
+    /// or takes over the size of a physical disk that has grown
     Load {
         /// Name
         name: String,
@@ -101,8 +101,8 @@ pub(crate) enum Create {
         /// Logical block size in bytes (default: the disk's own)
         #[arg(long, value_parser = block_size)]
         block_size: Option<u32>,
-        /// Refuses writes
-        #[arg(long)]
+        /// Refuses writes (true) or takes them (false)
+        #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
         read_only: bool,
         #[command(flatten)]
         common: Common,
@@ -150,8 +150,8 @@ pub(crate) struct Image {
     /// Logical block size in bytes
     #[arg(long, default_value_t = 512, value_parser = block_size)]
     block_size: u32,
-    /// Refuses writes
-    #[arg(long)]
+    /// Refuses writes (true) or takes them (false)
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
     read_only: bool,
     #[command(flatten)]
     common: Common,
@@ -162,23 +162,23 @@ pub(crate) struct Common {
     /// Cache mode
     #[arg(long, value_enum, default_value_t = Mode::None)]
     cache: Mode,
-    /// The medium can be ejected
-    #[arg(long)]
+    /// The medium can be ejected (true) or not (false)
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
     removable: bool,
-    /// One operation at a time
-    #[arg(long)]
-    synchronous: bool,
+    /// Several operations at once (true) or one (false)
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    asynchronous: bool,
     /// Operations at once, 1 to 1024
     #[arg(
         long,
         value_name = "N",
         default_value_t = limits::DEPTH_DEFAULT,
-        value_parser = clap::value_parser!(u16).range(1..=1024)
+        value_parser = clap::value_parser!(u16).range(limits::DEPTH)
     )]
     queue_depth: u16,
-    /// Tells initiators nothing of physical blocks larger than the logical ones
-    #[arg(long)]
-    hide_physical_blocks: bool,
+    /// Tells of physical blocks larger than the logical ones (true) or hides them (false)
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    physical_blocks: bool,
 }
 
 /// Cache modes by the names of the settings.
@@ -364,9 +364,9 @@ impl Common {
             backing,
             cache: self.cache.into(),
             removable: self.removable,
-            asynchronous: !self.synchronous,
+            asynchronous: self.asynchronous,
             queue_depth: self.queue_depth,
-            physical_blocks: !self.hide_physical_blocks,
+            physical_blocks: self.physical_blocks,
         };
         NewDevice {
             device,
@@ -380,9 +380,9 @@ impl Default for Common {
         Self {
             cache: Mode::None,
             removable: false,
-            synchronous: false,
+            asynchronous: true,
             queue_depth: limits::DEPTH_DEFAULT,
-            hide_physical_blocks: false,
+            physical_blocks: true,
         }
     }
 }

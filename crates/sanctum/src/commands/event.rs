@@ -14,7 +14,7 @@ pub(crate) enum Command {
     /// Lists events, newest last
     List {
         /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 30)]
+        #[arg(long, value_name = "N", default_value_t = limits::EVENTS_LISTED)]
         limit: usize,
         #[command(flatten)]
         which: Which,

@@ -24,8 +24,8 @@ pub(crate) enum Command {
         /// Number (default: the lowest free one)
         #[arg(long, value_name = "N")]
         number: Option<u16>,
-        /// Nobody writes through this LUN
-        #[arg(long)]
+        /// Nobody writes through this LUN (true), or those that may (false)
+        #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
         read_only: bool,
     },
     /// Changes a LUN

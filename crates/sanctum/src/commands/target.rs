@@ -3,7 +3,7 @@
 use api::config::{Authentication, ChapAlgorithm, Target};
 use api::request::TargetChange;
 use api::view::TargetView;
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 
 use crate::cli::Context;
 use crate::commands::{access, listed, yes_no};
@@ -26,9 +26,9 @@ pub(crate) enum Command {
         /// A word for people
         #[arg(long)]
         alias: Option<String>,
-        /// Lets one initiator in at a time (default: several, for clusters)
-        #[arg(long)]
-        single: bool,
+        /// Several initiators at once (true, for clusters) or one (false)
+        #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+        allow_multiple: bool,
         /// Portal by name that it answers on; repeat for several (default: all)
         #[arg(long = "portal", value_name = "NAME")]
         portals: Vec<String>,
@@ -53,8 +53,8 @@ pub(crate) struct Proof {
     /// CHAP account that the target proves itself with
     #[arg(long, value_name = "USER")]
     mutual: Option<String>,
-    /// Refuses initiators that do not ask for the target's proof
-    #[arg(long)]
+    /// Whether initiators must ask for the target's proof
+    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
     mutual_required: bool,
     /// CHAP hash that is allowed; repeat for several, best first (default: all)
     #[arg(long = "algorithm", value_name = "HASH", value_parser = algorithm)]
@@ -104,14 +104,22 @@ pub(crate) struct Update {
     /// Whether initiators must ask for the target's proof
     #[arg(long, value_name = "BOOL")]
     mutual_required: Option<bool>,
-    /// CHAP hash that is allowed; repeat for several, best first
-    #[arg(long = "algorithm", value_name = "HASH", value_parser = algorithm)]
-    algorithms: Option<Vec<ChapAlgorithm>>,
+    /// CHAP hash that is allowed; repeat for several, best first; empty means all
+    #[arg(long = "algorithm", value_name = "HASH", value_parser = algorithm_or_empty)]
+    algorithms: Option<Vec<Option<ChapAlgorithm>>>,
 }
 
 /// A repeated flag whose only value is empty means an empty list.
 fn emptied(list: Option<Vec<String>>) -> Option<Vec<String>> {
     list.map(|names| names.into_iter().filter(|name| !name.is_empty()).collect())
+}
+
+/// As [`algorithm`], or nothing, for lifting the restriction.
+fn algorithm_or_empty(text: &str) -> Result<Option<ChapAlgorithm>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    algorithm(text).map(Some)
 }
 
 /// The hashes under the names that the settings use.
@@ -144,14 +152,14 @@ impl Command {
             Self::Create {
                 name,
                 alias,
-                single,
+                allow_multiple,
                 portals,
                 proof,
             } => {
                 let target = Target {
                     name,
                     alias,
-                    allow_multiple: !single,
+                    allow_multiple,
                     portals,
                     authentication: proof.into(),
                     luns: Vec::new(),
@@ -186,7 +194,9 @@ impl Update {
             accounts: emptied(self.accounts),
             mutual: self.mutual,
             mutual_required: self.mutual_required,
-            algorithms: self.algorithms,
+            algorithms: self
+                .algorithms
+                .map(|given| given.into_iter().flatten().collect()),
         };
         if change == TargetChange::default() {
             return Err(Failure::usage(

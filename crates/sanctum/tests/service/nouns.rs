@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Site, free_port, run_with};
+use crate::harness::{Site, free_port, run, run_with};
 
 #[test]
 fn devices_and_luns() {
@@ -23,7 +23,9 @@ fn devices_and_luns() {
     let added = service.json(&format!("lun add {target} full"));
     assert_eq!(added["number"], 1);
     assert_eq!(
-        service.json(&format!("lun add {target} scratch --number 9 --read-only"))["number"],
+        service.json(&format!(
+            "lun add {target} scratch --number 9 --read-only true"
+        ))["number"],
         9
     );
     service
@@ -51,6 +53,14 @@ fn devices_and_luns() {
     service
         .run("device queue full --depth 4 --asynchronous true")
         .ok();
+    // A setting has one spelling, when a device is made and later.
+    let words = "--asynchronous false --physical-blocks false --removable true";
+    service
+        .run(&format!("device create ram other --size 8M {words}"))
+        .ok();
+    let other = service.json("device show other");
+    let settings = ["asynchronous", "physical_blocks", "removable"].map(|name| other[name] == true);
+    assert_eq!(settings, [false, false, true]);
     let shown = service.json("device show full");
     assert_eq!(
         (&shown["live"]["cache"], &shown["queue_depth"]),
@@ -285,7 +295,7 @@ fn a_file_that_another_device_uses_is_not_deleted() {
     service.run("device delete one").ok();
     for (name, path) in [("one", &file), ("two", &link)] {
         let path = path.display();
-        let words = format!("device create image {name} --existing --read-only --path {path}");
+        let words = format!("device create image {name} --existing --read-only true --path {path}");
         service.run(&words).ok();
     }
     let generation = service.generation();
@@ -365,7 +375,7 @@ fn targets_and_access_rules() {
     let name = "iqn.2026-11.com.example:second";
     service
         .run(&format!(
-            "target create {name} --alias two --single --chap initiator"
+            "target create {name} --alias two --allow-multiple false --chap initiator"
         ))
         .ok();
     service
@@ -400,6 +410,24 @@ fn targets_and_access_rules() {
         .run(&format!("access add {name} read-only --lun 0=4"))
         .fails(1, &["no LUN 4"]);
     service.run(&format!("access move {name} 1 2")).ok();
+    let words = "--chap initiator --mutual target --mutual-required true --algorithm sha256";
+    service
+        .run(&format!("access add {name} allow {words}"))
+        .ok();
+    for shown in ["access list", "target show"] {
+        let shown = service.run(&format!("{shown} {name}")).ok().out;
+        let words = ["target, required", "sha256", "as the target"];
+        for word in words {
+            assert!(shown.contains(word), "`{word}` is missing: {shown}");
+        }
+    }
+    service.run(&format!("access remove {name} 3")).ok();
+    // What was restricted can be lifted again.
+    let mut lift = service.command(&format!("target update {name}"));
+    run(lift.args(["--algorithm", ""])).ok();
+    let shown = service.json(&format!("target show {name}"));
+    let hashes = shown["authentication"]["algorithms"].as_array();
+    assert!(hashes.is_none_or(Vec::is_empty), "{shown}");
     let actions: Vec<_> = service
         .json(&format!("access list {name}"))
         .as_array()
