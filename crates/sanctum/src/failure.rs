@@ -61,7 +61,9 @@ impl Failure {
     /// A file, terminal or pipe of this side failed.
     pub(crate) fn local(what: impl Into<String>, error: &io::Error) -> Self {
         Self {
-            problem: Problem::new(Code::Internal, what).detail(error.to_string()),
+            problem: Problem::new(Code::Internal, what)
+                .detail(error.to_string())
+                .next(remedy(error.kind())),
             exit: Exit::Failed,
         }
     }
@@ -120,10 +122,23 @@ impl From<ClientError> for Failure {
                 exit: Exit::Failed,
             },
             ClientError::Setup(_) => Self {
-                problem: Problem::new(Code::Internal, error.to_string()).causes(&error),
+                problem: Problem::new(Code::Internal, error.to_string())
+                    .causes(&error)
+                    .next("nothing was sent; check this host's limits of open files and memory"),
                 exit: Exit::Failed,
             },
         }
+    }
+}
+
+/// What to do about a file, terminal or pipe of this side.
+const fn remedy(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::NotFound => "check the path: there is nothing there",
+        io::ErrorKind::PermissionDenied => "check who may use it, or use sudo",
+        io::ErrorKind::AlreadyExists => "choose another name: what is there is never written over",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space and repeat",
+        _ => "check the file, terminal or pipe at this end and repeat",
     }
 }
 
@@ -197,6 +212,14 @@ mod tests {
             assert_eq!(exit(code), Exit::Failed, "{code}");
         }
         assert_eq!(Failure::usage("a", "b").exit, Exit::Usage);
+    }
+
+    #[test]
+    fn what_fails_at_this_end_says_what_to_do() {
+        let failure = |kind: io::ErrorKind| Failure::local("cannot write /x", &kind.into());
+        let next = |kind| failure(kind).problem.next_step;
+        assert!(next(io::ErrorKind::AlreadyExists).contains("another name"));
+        assert!(!next(io::ErrorKind::Other).is_empty());
     }
 
     #[test]

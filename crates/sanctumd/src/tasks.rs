@@ -214,8 +214,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.cell.is_running() {
-            let what = "the work broke off; see the service's log";
-            self.finish(Err(Problem::new(Code::Internal, what)));
+            let problem = Problem::new(Code::Internal, "the work broke off");
+            self.finish(Err(problem.next("see the service's log, then repeat")));
         }
     }
 }

@@ -45,7 +45,9 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
             .next(format!(
                 "mend what is said of {device} and repeat; nothing was changed"
             )),
-        _ => Problem::new(Code::Internal, text).causes(error),
+        _ => Problem::new(Code::Internal, text)
+            .causes(error)
+            .next("see the service's log; the cause is on this host"),
     }
 }
 
@@ -76,7 +78,10 @@ pub(crate) fn provision(error: &ProvisionError) -> Problem {
         ),
         Fault::Cancelled => (Code::Cancelled, ""),
         Fault::Invalid => (Code::InvalidRequest, "choose another size"),
-        _ => (Code::Refused, ""),
+        _ => (
+            Code::Refused,
+            "mend what is said of the file, or choose another --path",
+        ),
     };
     Problem::new(code, error.to_string())
         .causes(error)
@@ -159,13 +164,13 @@ pub(crate) fn stage(error: &StageError) -> Problem {
         StageError::ChangedOutside => Problem::new(Code::Refused, error.to_string())
             .next("apply your edits with `sanctum settings apply FILE`; the file under settings/ is the service's own"),
         StageError::Busy => Problem::new(Code::Busy, error.to_string()).next("try again"),
-        StageError::Write(source) => full(source, Problem::new(Code::Internal, error.to_string()).causes(error)),
+        StageError::Write(source) => full(source, unwritten(error)),
     }
 }
 
 /// A plan was not carried out.
 pub(crate) fn activate(error: &ActivateError) -> Problem {
-    let problem = Problem::new(Code::Internal, error.to_string()).causes(error);
+    let problem = unwritten(error);
     match error {
         ActivateError::NotActivated(source) | ActivateError::NotConfirmed { source, .. } => {
             full(source, problem)
@@ -179,6 +184,13 @@ pub(crate) fn commit(error: &CommitError) -> Problem {
         CommitError::Stage(error) => stage(error),
         CommitError::Activate(error) => activate(error),
     }
+}
+
+/// The data directory's disk did not take what was written.
+fn unwritten(error: &dyn Error) -> Problem {
+    Problem::new(Code::Internal, error.to_string())
+        .causes(error)
+        .next("check the disk of the data directory, then repeat")
 }
 
 /// A full disk is something that a person can do something about.
@@ -203,10 +215,7 @@ pub(crate) fn secrets(error: &SecretsError) -> Problem {
         }
         SecretsError::Damaged { .. } => Code::InvalidSettings,
         SecretsError::Write { source, .. } => {
-            return full(
-                source,
-                Problem::new(Code::Internal, error.to_string()).causes(error),
-            );
+            return full(source, unwritten(error));
         }
         _ => Code::Internal,
     };
@@ -217,7 +226,13 @@ pub(crate) fn secrets(error: &SecretsError) -> Problem {
         SecretsError::Damaged { .. } => {
             "correct that line of the file; the service starts when it can be read"
         }
-        _ => "",
+        SecretsError::Name { .. } => "choose another name",
+        SecretsError::Unknown { .. } => "see which accounts name it: sanctum chap list",
+        SecretsError::TooMany => "remove accounts that nobody uses: sanctum chap remove USER",
+        SecretsError::TooOpen { .. } | SecretsError::NotOurs { .. } => {
+            "put the file right as said, then repeat"
+        }
+        _ => "check the disk of the data directory; see the service's log",
     };
     Problem::new(code, error.to_string())
         .causes(error)
