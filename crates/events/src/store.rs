@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use crate::clock::{Clock, SystemClock};
@@ -76,8 +76,6 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
-    /// Wakes blocking followers.
-    pub(crate) arrived: Condvar,
     clock: Arc<dyn Clock>,
 }
 
@@ -145,7 +143,6 @@ impl Store {
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
-                arrived: Condvar::new(),
                 clock: options.clock,
             }),
         }
@@ -265,7 +262,6 @@ impl Store {
     fn wake(&self, mut state: MutexGuard<'_, State>) {
         let wakers = state.followers.take_wakers();
         drop(state);
-        self.shared.arrived.notify_all();
         for waker in wakers {
             waker.wake();
         }

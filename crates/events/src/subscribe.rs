@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock};
 use crate::event::Event;
 use crate::limits;
 use crate::store::{Shared, State};
@@ -115,24 +113,6 @@ impl Subscription {
             .waiting
             .insert(self.key, Some(context.waker().clone()));
         Poll::Pending
-    }
-
-    /// Blocks the thread for the next delivery, at most for `timeout`.
-    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Delivery> {
-        // Real time, whatever clock the events have: a thread waits for it.
-        let clock = SystemClock::new();
-        let shared = Arc::clone(&self.shared);
-        let mut state = shared.state.lock();
-        loop {
-            if let Some(delivery) = self.take(&state) {
-                return Some(delivery);
-            }
-            let left = timeout.saturating_sub(clock.elapsed());
-            if left.is_zero() {
-                return None;
-            }
-            shared.arrived.wait_for(&mut state, left);
-        }
     }
 
     fn take(&mut self, state: &State) -> Option<Delivery> {

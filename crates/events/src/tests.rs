@@ -283,18 +283,6 @@ fn followers_get_all_in_order_and_learn_of_a_lag() {
 }
 
 #[test]
-fn a_waiting_follower_is_woken() {
-    let store = Store::in_memory(options().0);
-    let mut follower = store.subscribe(None).expect("room");
-    let writer = store.clone();
-    let thread = std::thread::spawn(move || writer.record(note(1)));
-    let got = follower.next_timeout(Duration::from_secs(30));
-    assert!(matches!(got, Some(Delivery::Event(event)) if event.id == 1));
-    thread.join().expect("recorded");
-    assert_eq!(follower.next_timeout(Duration::ZERO), None);
-}
-
-#[test]
 fn an_asynchronous_follower_is_woken() {
     #[derive(Default)]
     struct Woken(AtomicU64);

@@ -150,13 +150,6 @@ impl Plan {
     pub fn is_accepted(&self) -> bool {
         self.checks.is_empty()
     }
-
-    /// The same plan on condition that a generation seen earlier is still the current one.
-    #[must_use]
-    pub const fn expecting(mut self, generation: Option<u64>) -> Self {
-        self.base = generation;
-        self
-    }
 }
 
 /// A generation that is written and not current yet. Dropped: discarded.
