@@ -79,6 +79,7 @@ impl Prepared {
     ///
     /// # Errors
     /// [`ServiceError::Stuck`]: the change holds, but commands that it should have outlived still run.
+    /// [`ServiceError::Unflushed`]: it holds, but a device that was taken out is not stable.
     pub async fn commit(self) -> Result<(), ServiceError> {
         to_the_end(async move {
             let Self {

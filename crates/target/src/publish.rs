@@ -113,12 +113,11 @@ impl Service {
         // A device that does not answer must not keep a right alive that was taken away.
         let (followed, refreshed) = tokio::join!(self.follow_all(&after), self.refresh_all(&after));
         let retired = self.retire_all(&before, &after).await;
-        let overdue = followed.or(refreshed).or(retired);
-        overdue.map_or(Ok(()), |what| Err(ServiceError::Stuck { what }))
+        followed.or(refreshed).or(retired).map_or(Ok(()), Err)
     }
 
     /// All devices at once. Gives one that is not done with.
-    async fn refresh_all(&self, after: &Arc<Exports>) -> Option<String> {
+    async fn refresh_all(&self, after: &Arc<Exports>) -> Option<ServiceError> {
         let mut refreshing = JoinSet::new();
         for name in after.units.keys() {
             let (service, after, name) = (self.clone(), Arc::clone(after), name.clone());
@@ -129,28 +128,29 @@ impl Service {
                     return Ok(());
                 };
                 let refreshed = service.refresh(&after.config, unit, device).await;
-                refreshed.map_err(|_| format!("device {name}"))
+                refreshed.map_err(|_| stuck(format!("device {name}")))
             });
         }
-        overdue_of(refreshing).await
+        error_of(refreshing).await
     }
 
     /// All at once: a session that does not end must not keep another one's access alive. Gives one
     /// that does not.
-    async fn follow_all(&self, after: &Arc<Exports>) -> Option<String> {
+    async fn follow_all(&self, after: &Arc<Exports>) -> Option<ServiceError> {
         let mut following = JoinSet::new();
         for session in self.shared().registry.all() {
             let (service, after) = (self.clone(), Arc::clone(after));
             following.spawn(async move {
                 let followed = service.follow(&after, &session).await;
-                followed.map_err(|Overdue| format!("the session of {}", session.nexus.initiator))
+                let session = || format!("the session of {}", session.nexus.initiator);
+                followed.map_err(|Overdue| stuck(session()))
             });
         }
-        overdue_of(following).await
+        error_of(following).await
     }
 
-    /// All devices that are not served any more, at once. Gives one that is not done with.
-    async fn retire_all(&self, before: &Exports, after: &Exports) -> Option<String> {
+    /// All devices that are not served any more, at once. Gives one that did not end well.
+    async fn retire_all(&self, before: &Exports, after: &Exports) -> Option<ServiceError> {
         let mut retiring = JoinSet::new();
         for (name, unit) in &before.units {
             if after.units.contains_key(name) {
@@ -159,10 +159,23 @@ impl Service {
             let (service, name, unit) = (self.clone(), name.clone(), Arc::clone(unit));
             retiring.spawn(async move {
                 let retired = service.retire(&unit).await;
-                retired.map_err(|Overdue| format!("device {name}"))
+                retired.map_err(|why| service.retired_badly(name, why))
             });
         }
-        overdue_of(retiring).await
+        error_of(retiring).await
+    }
+
+    fn retired_badly(&self, device: String, why: Unstable) -> ServiceError {
+        match why {
+            Unstable::Overdue => stuck(format!("device {device}")),
+            Unstable::Failed(reason) => {
+                self.shared().tell(Notice::DiskError {
+                    device: device.clone(),
+                    error: reason.clone(),
+                });
+                ServiceError::Unflushed { device, reason }
+            }
+        }
     }
 
     async fn switch_portals(&self, before: &Exports, after: &Exports, held: &mut Listeners) {
@@ -270,7 +283,7 @@ impl Service {
     }
 
     /// A device is not served any more: end what runs on it, make it stable, close it.
-    async fn retire(&self, unit: &Arc<LogicalUnit>) -> Result<(), Overdue> {
+    async fn retire(&self, unit: &Arc<LogicalUnit>) -> Result<(), Unstable> {
         let work = UnitWork {
             unit: Arc::clone(unit),
             attentions: Vec::new(),
@@ -279,14 +292,12 @@ impl Service {
             cleared_by: None,
             asked_by: None,
         };
-        self.inner.control.barrier(work).await?;
+        let passed = self.inner.control.barrier(work).await;
+        passed.map_err(|Overdue| Unstable::Overdue)?;
         let stable = self.make_stable(unit).await;
         unit.set_disk(None);
         self.note_contents_lost(unit).await;
-        match stable {
-            Ok(()) | Err(Unstable::Failed(_)) => Ok(()),
-            Err(Unstable::Overdue) => Err(Overdue),
-        }
+        stable
     }
 
     /// A RAM disk's contents end with its being served: should it come back under its name, it is
@@ -342,15 +353,17 @@ fn news(config: &Config, unit: &LogicalUnit, device: &Device) -> Option<Applied>
     Some(applied)
 }
 
-/// Waits for all; gives one that was overdue.
-async fn overdue_of(mut all: JoinSet<Result<(), String>>) -> Option<String> {
-    let mut overdue = None;
+const fn stuck(what: String) -> ServiceError {
+    ServiceError::Stuck { what }
+}
+
+/// Waits for all; gives one that did not end well.
+async fn error_of(mut all: JoinSet<Result<(), ServiceError>>) -> Option<ServiceError> {
+    let mut error = None;
     while let Some(one) = all.join_next().await {
-        if let Ok(Err(what)) = one {
-            overdue = Some(what);
-        }
+        error = one.unwrap_or(Ok(())).err().or(error);
     }
-    overdue
+    error
 }
 
 /// Binds; a port that is taken is waited for a while: the kernel holds on to the listening socket

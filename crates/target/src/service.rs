@@ -160,6 +160,17 @@ pub enum ServiceError {
         /// The device or session.
         what: String,
     },
+    /// A device was taken out, and what its cache held could not be made stable. The change holds.
+    #[error(
+        "device {device} was taken out, but its last flush failed ({reason}); treat what was written \
+         since the last successful one as lost"
+    )]
+    Unflushed {
+        /// The device.
+        device: String,
+        /// Why.
+        reason: String,
+    },
     /// Commands, or an earlier change of the device, did not end in time, and so the change was
     /// given up.
     #[error(

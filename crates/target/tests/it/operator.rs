@@ -71,6 +71,7 @@ struct Moody {
 struct Mood {
     refuses_modes: AtomicBool,
     is_full: AtomicBool,
+    loses_writes: AtomicBool,
     flushing: Door,
     syncing: Door,
     /// Holds up the shard's whole thread.
@@ -130,6 +131,12 @@ impl Disk for Moody {
 
     fn flush_blocking(&self) -> Result<(), DeviceError> {
         self.mood.flushing.pass();
+        if self.mood.loses_writes.load(Ordering::Acquire) {
+            return Err(DeviceError::Sync {
+                path: "/moody".into(),
+                source: std::io::Error::other("gone with the wind"),
+            });
+        }
         self.inner.flush_blocking()
     }
 }
@@ -690,6 +697,21 @@ fn removing_a_device_ends_beside_a_flush_that_does_not() {
     let error = site.apply(&without).unwrap_err();
     assert!(matches!(error, ServiceError::Stuck { .. }), "{error}");
     assert_eq!(site.now(), without, "it holds all the same");
+}
+
+#[test]
+fn removing_a_device_tells_of_a_last_flush_that_failed() {
+    let mut site = Site::start(two());
+    site.mood(B).loses_writes.store(true, Ordering::Release);
+    let mut without = site.now();
+    without.targets[0].luns.pop();
+    without.devices.pop();
+    let error = site.apply(&without).unwrap_err();
+    let failed = matches!(&error, ServiceError::Unflushed { device, .. } if device == "b");
+    assert!(failed, "{error:?}");
+    assert!(error.to_string().contains("gone with the wind"), "{error}");
+    assert_eq!(site.now(), without, "it holds all the same");
+    assert_eq!(site.told("device-disk-error"), 1);
 }
 
 fn ended(site: &Site) -> Result<(), Unfinished> {
