@@ -150,6 +150,7 @@ impl Service {
         for device in &config.devices {
             allowed(&before, device)?;
         }
+        fits_memory(&before.config, &config)?;
         let mut ready = Ready::default();
         self.open_new(&before, &config, &mut ready).await?;
         bind_new(&before, &config, &held, &mut ready)?;
@@ -520,6 +521,37 @@ fn unreserved(unit: &Unit, device: &Device, what: &'static str) -> Result<(), Se
             what,
             holders,
         })
+    })
+}
+
+/// RAM disks that the host has no memory for would take the whole service with them once they are
+/// full.
+fn fits_memory(before: &Config, config: &Config) -> Result<(), ServiceError> {
+    let of = |device: &Device| match device.backing {
+        Backing::Ram { size, .. } => size,
+        Backing::Image { .. } | Backing::Block { .. } | Backing::Iso { .. } => 0,
+    };
+    let sum = |config: &Config| {
+        let sizes = config.devices.iter().map(of);
+        sizes.fold(0, u64::saturating_add)
+    };
+    let host = rustix::system::sysinfo();
+    let have = host.totalram.saturating_mul(host.mem_unit.into());
+    let want = sum(config);
+    if want <= have || want <= sum(before) {
+        return Ok(());
+    }
+    let grows = |device: &&Device| before.device(&device.name).map_or(0, of) < of(device);
+    let Some(device) = config.devices.iter().rfind(grows) else {
+        return Ok(());
+    };
+    Err(ServiceError::Device {
+        device: device.name.clone(),
+        reason: format!(
+            "all RAM disks would have {want} bytes together, and this host has {have} bytes of \
+             memory; make it smaller, or use an image"
+        ),
+        fault: Fault::Invalid,
     })
 }
 

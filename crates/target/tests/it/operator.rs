@@ -330,6 +330,28 @@ fn a_full_file_system_is_told_as_such() {
 }
 
 #[test]
+fn ram_disks_that_the_host_has_no_memory_for_are_refused() {
+    let site = Site::start(two());
+    let before = site.now();
+    let mut larger = before.clone();
+    larger.devices.push(ram("huge", 4 << 40));
+    let error = site.apply(&larger).unwrap_err();
+    let invalid = matches!(
+        &error,
+        ServiceError::Device {
+            fault: Fault::Invalid,
+            ..
+        }
+    );
+    assert!(invalid, "{error:?}");
+    larger.devices.pop();
+    larger.devices[0].backing = ram("ram", 4 << 40).backing;
+    let error = site.apply(&larger).unwrap_err();
+    assert!(error.to_string().contains("bytes of memory"), "{error}");
+    assert_eq!(site.now(), before);
+}
+
+#[test]
 fn what_is_prepared_is_shown_to_nobody_and_can_be_undone() {
     let site = Site::start(two());
     let mut a = site.initiator("a");
