@@ -22,9 +22,10 @@
 //! | the caller's tokio runtime | the control plane: all that concerns more than one shard |
 //! | its blocking threads | what waits for a disk outside the data path: opening, growing, cache modes, documents, the last flush |
 //!
-//! They meet in bounded channels (inboxes) and in two short locks of each LUN; what is served
-//! (`Exports`) and what a LUN is (its *published unit*) are immutable values behind atomic pointers,
-//! which shards read without a lock.
+//! They meet in bounded channels (inboxes) and in short locks of each LUN: that of its gate, and
+//! those with which the disk under it keeps apart what must not overlap. What is served (`Exports`)
+//! and what a LUN is (its *published unit*) are immutable values behind atomic pointers, which shards
+//! read without a lock.
 //!
 //! # Life of a command
 //!
@@ -64,8 +65,9 @@
 //! # Costs
 //!
 //! A READ is copied nowhere in user space, a WRITE once, from the receive buffer. A command takes the
-//! gate's lock twice and reads two atomic pointers; while a cache is volatile, the first write of each
-//! nexus waits for a document to be written. A change costs a message to every shard and back. Memory
+//! gate's lock twice and reads two atomic pointers, and its operation enters an image or a physical disk
+//! under a shared lock; while a cache is volatile, the first write of each nexus waits for a document
+//! to be written. A change costs a message to every shard and back. Memory
 //! is a pool for each shard ([`limits::POOL_BYTES_PER_SHARD`] at most, of which one initiator gets a
 //! share), a receive buffer for each connection, and small tables whose bounds are in [`limits`].
 //!
