@@ -33,8 +33,8 @@ pub const NEXT_STEP_BYTES: usize = 512;
 /// Events a query returns when it names no limit.
 pub const QUERY_DEFAULT: usize = 100;
 
-/// Followers at once.
-pub const SUBSCRIBERS: usize = 64;
+/// Followers at once: fewer than there are connections, so that following keeps nobody out.
+pub const SUBSCRIBERS: usize = 32;
 
 /// Provoked events of one code and subject that pass at once.
 pub const SUBJECT_BURST: u32 = 10;

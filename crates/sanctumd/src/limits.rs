@@ -6,6 +6,12 @@ use std::time::Duration;
 /// Connections to the management socket at once; one more waits in the kernel's backlog.
 pub(crate) const CONNECTIONS_MAX: usize = 64;
 
+/// Connections of all users but root and the service's own: the rest is kept for these two.
+pub(crate) const OTHERS_CONNECTIONS_MAX: usize = 48;
+
+/// Connections of one such user.
+pub(crate) const USER_CONNECTIONS_MAX: usize = 16;
+
 /// Connections that the kernel keeps waiting.
 pub(crate) const BACKLOG: i32 = 64;
 
@@ -17,6 +23,9 @@ pub(crate) const HEADERS_MAX: usize = 64;
 
 /// Time for a request's head to arrive, idle time of a kept connection included.
 pub(crate) const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Time for a request's body to arrive.
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Shards that the command line takes, as its parser wants it.
 pub(crate) const SHARDS_MAX: i64 = target::limits::SHARDS_MAX as i64;
@@ -65,5 +74,8 @@ const _: () = assert!(
     2 * target::limits::DRAIN_TIME_MAX.as_secs() + target::limits::FLUSH_TIME_MAX.as_secs()
         < STOP_TIME_MAX.as_secs()
 );
+const _: () = assert!(USER_CONNECTIONS_MAX < OTHERS_CONNECTIONS_MAX);
+const _: () = assert!(OTHERS_CONNECTIONS_MAX < CONNECTIONS_MAX);
+const _: () = assert!(events::limits::SUBSCRIBERS < OTHERS_CONNECTIONS_MAX);
 const _: () = assert!(HEAD_BYTES_MAX >= 8192);
 const _: () = assert!(TASKS_RUNNING_MAX < TASKS_KEPT);

@@ -43,6 +43,26 @@ impl Peer {
         })
     }
 
+    /// A peer of which only the user is known.
+    #[cfg(test)]
+    pub(crate) const fn of_user(uid: u32) -> Self {
+        Self {
+            uid,
+            gid: u32::MAX,
+            pid: None,
+        }
+    }
+
+    /// Their user's number.
+    pub(crate) const fn uid(self) -> u32 {
+        self.uid
+    }
+
+    /// They are root or the service's own user.
+    pub(crate) fn is_own(self) -> bool {
+        self.uid == 0 || self.uid == geteuid().as_raw()
+    }
+
     /// What they may do now, when the service is open to `group`. Asked for each request: a
     /// connection that stays open does not keep a right that was taken away.
     pub(crate) fn caller(self, group: Option<Gid>) -> Caller {
@@ -53,7 +73,7 @@ impl Peer {
                 || pid.is_some_and(|pid| process_groups(pid, uid).contains(&group))
                 || is_member(&name, group)
         };
-        let allowed = uid == 0 || uid == geteuid().as_raw() || group.is_some_and(member);
+        let allowed = self.is_own() || group.is_some_and(member);
         Caller { name, allowed }
     }
 }
@@ -112,6 +132,8 @@ pub(crate) fn group_id(name: &str) -> Option<Gid> {
         .find(|fields| field(fields, 0) == name)
         .and_then(|fields| field(fields, 2).parse().ok())
         .or_else(|| name.parse().ok())
+        // To the system this number means "no group named".
+        .filter(|gid| *gid != Gid::MAX)
 }
 
 fn field(fields: &[String], index: usize) -> &str {
@@ -160,6 +182,7 @@ mod tests {
         assert_eq!(group_id("root"), Some(0));
         assert_eq!(group_id("no-such-group"), None);
         assert_eq!(group_id("4711"), Some(4711));
+        assert_eq!(group_id("4294967295"), None);
     }
 
     #[tokio::test]

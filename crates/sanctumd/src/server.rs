@@ -8,6 +8,7 @@ mod document;
 mod events;
 mod extract;
 mod luns;
+mod places;
 mod portals;
 mod sessions;
 mod status;
@@ -15,7 +16,6 @@ mod targets;
 mod tasks;
 
 use std::os::unix::net::UnixListener as StdListener;
-use std::sync::Arc;
 
 use api::{Code, Problem};
 use axum::body::Body;
@@ -27,13 +27,14 @@ use axum::{Json, Router};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use crate::admin::Admin;
 use crate::limits;
 use crate::peer::{Caller, Peer};
+use places::Places;
 
 /// A problem as an answer.
 #[derive(Debug)]
@@ -209,7 +210,7 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     let router = router(admin.clone());
-    let places = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+    let places = Places::new();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -217,7 +218,7 @@ pub(crate) async fn serve(
             Some(_) = connections.join_next() => continue,
             () = told_to_stop(&mut stop) => break,
         };
-        let (place, stream) = match accepted {
+        let (free, stream) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors: those in use come back when their connections end.
@@ -226,9 +227,17 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let peer = Peer::of(&stream);
+        let Some(place) = places.take(free, peer) else {
+            tracing::debug!(
+                ?peer,
+                "a user has too many connections to the management socket"
+            );
+            continue;
+        };
         let (admin, router, stop) = (admin.clone(), router.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, admin, router, stop).await;
+            connection(stream, peer, admin, router, stop).await;
             drop(place);
         });
     }
@@ -248,24 +257,21 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 
 /// The next connection, once there is a place for it.
 async fn next(
-    places: &Arc<Semaphore>,
+    places: &Places,
     listener: &UnixListener,
-) -> std::io::Result<(tokio::sync::OwnedSemaphorePermit, UnixStream)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(std::io::Error::other)?;
+) -> std::io::Result<(OwnedSemaphorePermit, UnixStream)> {
+    let free = places.free().await.map_err(std::io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    Ok((place, stream))
+    Ok((free, stream))
 }
 
 async fn connection(
     stream: UnixStream,
+    peer: Option<Peer>,
     admin: Admin,
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
-    let peer = Peer::of(&stream);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         if let Some(peer) = peer {
             let caller = peer.caller(admin.door().group());

@@ -1,5 +1,7 @@
 //! Parts of a request, with what is wrong with them told as every other problem.
 
+use std::time::Duration;
+
 use api::request::Change;
 use api::{Code, Problem};
 use axum::Json;
@@ -10,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::Failed;
 use crate::admin::By;
+use crate::limits;
 use crate::peer::Caller;
 
 /// A JSON body.
@@ -19,20 +22,32 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Failed;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
-        let Json(body) =
-            Json::from_request(request, state)
-                .await
-                .map_err(|rejection: JsonRejection| {
-                    let code = match rejection.status().as_u16() {
-                        413 => Code::TooLarge,
-                        408 => Code::TimedOut,
-                        _ => Code::InvalidRequest,
-                    };
-                    Problem::new(code, "the request's body cannot be used")
-                        .detail(rejection.body_text())
-                })?;
-        Ok(Self(body))
+        Ok(Self(body(request, state, limits::BODY_TIME_MAX).await?))
     }
+}
+
+async fn body<T: DeserializeOwned>(
+    request: Request,
+    state: &(impl Send + Sync),
+    bound: Duration,
+) -> Result<T, Problem> {
+    let arrived = tokio::time::timeout(bound, Json::from_request(request, state));
+    let arrived = arrived.await.map_err(|_| {
+        let what = format!(
+            "the request's body did not arrive within {} s",
+            bound.as_secs()
+        );
+        Problem::new(Code::TimedOut, what).next("send it without a pause")
+    })?;
+    let Json(body) = arrived.map_err(|rejection: JsonRejection| {
+        let code = match rejection.status().as_u16() {
+            413 => Code::TooLarge,
+            408 => Code::TimedOut,
+            _ => Code::InvalidRequest,
+        };
+        Problem::new(code, "the request's body cannot be used").detail(rejection.body_text())
+    })?;
+    Ok(body)
 }
 
 /// Names in the path.
@@ -94,5 +109,48 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
             expect,
             why: reason.filter(|reason| !reason.trim().is_empty()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use axum::body::{Body as Content, Bytes, HttpBody};
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body that makes no headway.
+    struct Never;
+
+    impl HttpBody for Never {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let request = |content| {
+            Request::post("/")
+                .header("content-type", "application/json")
+                .body(content)
+                .unwrap()
+        };
+        let never = request(Content::new(Never));
+        let problem = body::<u32>(never, &(), Duration::from_millis(1))
+            .await
+            .unwrap_err();
+        assert_eq!(problem.code, Code::TimedOut);
+        let whole = request(Content::from("7"));
+        assert_eq!(body(whole, &(), limits::BODY_TIME_MAX).await, Ok(7));
     }
 }
