@@ -14,6 +14,7 @@
 //! it half made. When the process ends between the activation and the data path's commit, the next
 //! start serves the new settings; nobody was told so, as with a power cut on any disk.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +24,15 @@ use events::Draft;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use settings::{
-    ActivateError, CheckError, Document, Loaded, Plan, Secrets, Staged, StagedSecrets, Store,
+    ActivateError, CheckError, Document, Loaded, Plan, Secrets, ServiceSettings, Staged,
+    StagedSecrets, Store,
 };
+use target::config::Device;
 use target::{Prepared, Service, ServiceError, provision};
 
 use crate::data_dir::DataDir;
 use crate::door::Door;
-use crate::peer::Caller;
+use crate::peer::{Caller, group_id};
 use crate::tasks::Tasks;
 use crate::trouble;
 
@@ -100,8 +103,8 @@ pub(crate) struct Changed<T> {
     pub(crate) secrets: Vec<String>,
     /// What comes into force later, or did not quite work.
     pub(crate) notes: Vec<String>,
-    /// It holds, but something that had to end before it has not ended. What follows from the
-    /// change is to be done all the same; then this is the answer.
+    /// It holds, but something that had to end before it has not ended, or not well. What follows
+    /// from the change is to be done all the same; then this is the answer.
     pub(crate) overdue: Option<Problem>,
     /// What the edit gave.
     pub(crate) value: T,
@@ -238,9 +241,8 @@ impl Admin {
         let mut document = self.current()?.document.clone();
         let (value, secrets) = edit(&mut document)?;
         let check = |document: &Document| self.check_with(document, &secrets.set);
-        let mut plan = self
-            .store()
-            .propose(document, &check)
+        // Looks at files, and at every line of the document.
+        let mut plan = tokio::task::block_in_place(|| self.store().propose(document, &check))
             .map_err(|error| trouble::propose(&error))?;
         // Who typed a command has not seen the text that the lines would be of.
         for problem in &mut plan.checks {
@@ -259,7 +261,7 @@ impl Admin {
     ) -> Result<Changed<()>, Problem> {
         let changed = self.alone(move |admin| async move {
             admin.expected(&by)?;
-            let (plan, set) = plan(&admin)?;
+            let (plan, set) = tokio::task::block_in_place(|| plan(&admin))?;
             let dropped = Vec::new();
             let secrets = SecretsChange { set, dropped };
             Box::pin(admin.change(&by, &what, plan, secrets)).await
@@ -332,8 +334,7 @@ impl Admin {
 
     /// Whether the data path could serve a document.
     pub(crate) fn check(&self, document: &Document) -> Result<(), CheckError> {
-        let secrets = self.0.parts.secrets.lock();
-        check(document, &|name| secrets.contains(name))
+        self.check_with(document, &Vec::new())
     }
 
     /// Whether the data path could serve a document once the store has these secrets, too.
@@ -342,8 +343,12 @@ impl Admin {
         document: &Document,
         secrets: &NewSecrets,
     ) -> Result<(), CheckError> {
+        let now = self.store().current();
+        let now = now.as_ref().map(|loaded| &loaded.document);
+        check_group(document, now)?;
+        let known = now.map_or(&[][..], |now| &now.iscsi.devices);
         let stored = self.0.parts.secrets.lock();
-        check(document, &|name| {
+        check_new(document, self.data_dir(), known, &|name| {
             stored.contains(name) || secrets.iter().any(|(other, _)| other == name)
         })
     }
@@ -398,17 +403,30 @@ impl Admin {
             }
         };
         let notes = &mut changed.notes;
-        let generation = match self.activate(pending, notes).await {
-            Ok(Ok(generation)) => generation,
-            Ok(Err(error)) => return Err(give_up(prepared, trouble::activate(&error)).await),
-            Err(problem) => return Err(give_up(prepared, problem).await),
+        let group = self.door().group();
+        if let Err(problem) = self.admit(&before.document, &document, notes) {
+            self.discard(pending).await?;
+            return Err(give_up(prepared, problem).await);
+        }
+        let activated = self.activate(pending, notes).await;
+        let activated =
+            activated.and_then(|activated| activated.map_err(|error| trouble::activate(&error)));
+        let generation = match activated {
+            Ok(generation) => generation,
+            Err(problem) => {
+                let problem = match self.door().give_to(group) {
+                    Ok(()) => problem,
+                    Err(left) => problem.detail(left.what),
+                };
+                return Err(give_up(prepared, problem).await);
+            }
         };
         // The change holds from here on; what had to end before it may not have ended yet.
         let overdue = Box::pin(prepared.commit()).await.err();
         if let Err(problem) = self.forget(&before.document, &document).await {
             notes.push(problem.to_string());
         }
-        self.follow(&before.document.service, &document.service, notes);
+        notes.extend(later(&before.document.service, &document.service));
         let late = overdue.as_ref().map(ToString::to_string);
         let told: Vec<String> = notes.iter().cloned().chain(late).collect();
         self.tell(by, what, &generation, &told);
@@ -563,27 +581,21 @@ impl Admin {
         Box::pin(self.service().prepare(document.iscsi.clone(), secrets)).await
     }
 
-    /// What the service section says, as far as it can be followed while running.
-    fn follow(
+    /// Opens the socket to the group of a document that is about to be in force. Where the group is
+    /// not new, a change of something else does not fail for it.
+    fn admit(
         &self,
-        before: &settings::ServiceSettings,
-        after: &settings::ServiceSettings,
+        before: &Document,
+        after: &Document,
         notes: &mut Vec<String>,
-    ) {
-        if before.api_group != after.api_group
-            && let Err(problem) = self.door().open_to(after.api_group.as_deref())
-        {
-            notes.push(format!("{}: {}", problem.what, problem.details.join(", ")));
-        }
-        let later = [
-            ("service.shards", before.shards != after.shards),
-            ("service.ring", before.ring != after.ring),
-            ("service.spin_us", before.spin_us != after.spin_us),
-        ];
-        for (name, _) in later.iter().filter(|(_, changed)| *changed) {
-            notes.push(format!(
-                "{name} comes into force when the service is started again"
-            ));
+    ) -> Result<(), Problem> {
+        let group = &after.service.api_group;
+        match self.door().open_to(group.as_deref()) {
+            Err(problem) if *group == before.service.api_group => {
+                notes.push(problem.what);
+                Ok(())
+            }
+            admitted => admitted,
         }
     }
 
@@ -636,11 +648,25 @@ impl Admin {
 
 /// Whether what was asked for holds in spite of the error.
 const fn overdue(error: &ServiceError) -> bool {
-    matches!(error, ServiceError::Stuck { .. })
+    matches!(
+        error,
+        ServiceError::Stuck { .. } | ServiceError::Unflushed { .. }
+    )
 }
 
 fn names(secrets: &NewSecrets) -> Vec<String> {
     secrets.iter().map(|(name, _)| name.clone()).collect()
+}
+
+/// What cannot be followed while running.
+fn later(before: &ServiceSettings, after: &ServiceSettings) -> impl Iterator<Item = String> {
+    let later = [
+        ("service.shards", before.shards != after.shards),
+        ("service.ring", before.ring != after.ring),
+        ("service.spin_us", before.spin_us != after.spin_us),
+    ];
+    let changed = later.into_iter().filter(|(_, changed)| *changed);
+    changed.map(|(name, _)| format!("{name} comes into force when the service is started again"))
 }
 
 /// The data path goes back to what it serves; what it cannot take back is told, too.
@@ -656,14 +682,47 @@ pub(crate) fn check(
     document: &Document,
     has_secret: &dyn Fn(&str) -> bool,
 ) -> Result<(), CheckError> {
-    if let Some(group) = &document.service.api_group
-        && crate::peer::group_id(group).is_none()
-    {
-        let reason = format!("this host has no group `{group}`");
-        return Err(CheckError::new("service.api_group", reason));
-    }
     Service::check(&document.iscsi, has_secret)
         .map_err(|error| CheckError::new(error.path, error.reason))
+}
+
+/// [`check`], and whether devices that are not `known` leave the service's own files alone. Looks
+/// at the files, and so may wait for a disk.
+pub(crate) fn check_new(
+    document: &Document,
+    dir: &DataDir,
+    known: &[Device],
+    has_secret: &dyn Fn(&str) -> bool,
+) -> Result<(), CheckError> {
+    check(document, has_secret)?;
+    let known: HashSet<_> = known.iter().map(|device| device.backing.path()).collect();
+    for (n, device) in document.iscsi.devices.iter().enumerate() {
+        let path = device.backing.path();
+        if let Some(path) = path.filter(|path| !known.contains(&Some(*path)))
+            && !dir.may_back(path)
+        {
+            let reason = format!(
+                "{} is among the service's own files; of the data directory only what lies in \
+                 images/ backs a device",
+                path.display()
+            );
+            return Err(CheckError::new(format!("device[{n}].path"), reason));
+        }
+    }
+    Ok(())
+}
+
+/// A group that is named anew must be there. One that went since keeps no change from being made.
+fn check_group(document: &Document, now: Option<&Document>) -> Result<(), CheckError> {
+    let group = document.service.api_group.as_deref();
+    let before = now.and_then(|now| now.service.api_group.as_deref());
+    match group {
+        Some(name) if group != before && group_id(name).is_none() => {
+            let reason = format!("this host has no group `{name}`");
+            Err(CheckError::new("service.api_group", reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The secrets in the form that the data path takes.

@@ -142,6 +142,26 @@ impl DataDir {
         self.0.join("events")
     }
 
+    /// Whether a file there may back a device: of what lies in this directory only images may.
+    /// Links are followed.
+    pub(crate) fn may_back(&self, path: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize();
+        let in_its_place = || {
+            let parent = real(path.parent()?).ok()?;
+            Some(parent.join(path.file_name()?))
+        };
+        // Where not even the directory is there, nothing is.
+        let aim = real(path)
+            .ok()
+            .or_else(in_its_place)
+            .unwrap_or_else(|| path.to_owned());
+        let own = real(&self.0).unwrap_or_else(|_| self.0.clone());
+        !aim.starts_with(&own)
+            || aim
+                .parent()
+                .is_some_and(|dir| dir.starts_with(own.join("images")))
+    }
+
     /// Where images lie that have no path of their own; made unless it is there.
     ///
     /// # Errors
@@ -284,6 +304,36 @@ mod tests {
         std::os::unix::fs::lchown(&link, nobody, None).unwrap();
         let problem = DataDir::open(dir.path()).unwrap_err();
         assert!(problem.what.contains("settings"), "{}", problem.what);
+    }
+
+    #[test]
+    fn only_images_of_the_directory_back_devices() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::make(&temporary.path().join("data")).unwrap();
+        let images = dir.images().unwrap();
+        std::fs::create_dir(dir.path().join("secrets")).unwrap();
+        let outside = temporary.path().join("link.img");
+        let secrets = dir.path().join("secrets/secrets.toml");
+        std::fs::write(&secrets, "").unwrap();
+        std::os::unix::fs::symlink(&secrets, &outside).unwrap();
+        for theirs in [
+            images.join("disk0.img"),
+            images.join("more/disk1.img"),
+            temporary.path().join("disk2.img"),
+            "/no/such/place/disk3.img".into(),
+        ] {
+            assert!(dir.may_back(&theirs), "{}", theirs.display());
+        }
+        for own in [
+            secrets,
+            dir.path().join("secrets/staged.toml"),
+            images.join("../settings"),
+            images.join("../lock"),
+            images,
+            outside,
+        ] {
+            assert!(!dir.may_back(&own), "{}", own.display());
+        }
     }
 
     #[test]

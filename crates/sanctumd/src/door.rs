@@ -1,6 +1,6 @@
 //! Who is let in through the management socket.
 
-use api::Problem;
+use api::{Code, Problem};
 use parking_lot::Mutex;
 
 use crate::peer::{Gid, group_id};
@@ -14,12 +14,10 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// The door of a socket that is open to `group`.
-    pub(crate) const fn new(socket: Socket, group: Option<Gid>) -> Self {
-        Self {
-            socket,
-            group: Mutex::new(group),
-        }
+    /// The door of a socket, open to no group yet.
+    pub(crate) const fn new(socket: Socket) -> Self {
+        let group = Mutex::new(None);
+        Self { socket, group }
     }
 
     /// The socket.
@@ -32,15 +30,49 @@ impl Door {
         *self.group.lock()
     }
 
-    /// Opens to another group, or to none.
+    /// Opens to the group of this name, or to none.
     ///
     /// # Errors
-    /// This user may not give the socket to that group; the door is shut to all groups then.
+    /// There is no such group, or this user may not give the socket to it; the door is as it was.
     pub(crate) fn open_to(&self, name: Option<&str>) -> Result<(), Problem> {
-        let wanted = name.and_then(group_id);
-        *self.group.lock() = None;
-        self.socket.set_group(wanted)?;
-        *self.group.lock() = wanted;
+        let Some(name) = name else {
+            return self.give_to(None);
+        };
+        let group = group_id(name).ok_or_else(|| {
+            Problem::new(Code::Refused, format!("this host has no group `{name}`"))
+                .next("make the group, or choose another service.api_group")
+        })?;
+        self.give_to(Some(group))
+    }
+
+    /// As [`Door::open_to`], by the group's number.
+    pub(crate) fn give_to(&self, wanted: Option<Gid>) -> Result<(), Problem> {
+        let mut group = self.group.lock();
+        if *group != wanted {
+            self.socket.set_group(wanted)?;
+            *group = wanted;
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_as_it_was_where_a_group_cannot_be_admitted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let door = Door::new(Socket::listen(&path).unwrap());
+        let problem = door.open_to(Some("no-such-group")).unwrap_err();
+        assert!(problem.what.contains("no-such-group"));
+        assert_eq!(door.group(), None);
+        let own = rustix::process::getegid().as_raw();
+        door.open_to(Some(&own.to_string())).unwrap();
+        assert_eq!(door.group(), Some(own));
+        std::fs::remove_file(&path).unwrap();
+        door.open_to(None).unwrap_err();
+        assert_eq!(door.group(), Some(own));
     }
 }

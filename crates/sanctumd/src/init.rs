@@ -67,7 +67,7 @@ pub(crate) fn init(wanted: &Init) -> Result<SetupReport, Problem> {
     let document = document(wanted, port, image);
     let plan = store
         .propose(document.clone(), &|document| {
-            admin::check(document, &|name| secrets.contains(name))
+            admin::check_new(document, &dir, &[], &|name| secrets.contains(name))
         })
         .map_err(|error| trouble::propose(&error))?;
     let who = Caller::this_user();
@@ -114,6 +114,10 @@ fn only_ours(path: &Path) -> Result<(), Problem> {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
+        // A file system of its own begins with one.
+        if name == "lost+found" {
+            continue;
+        }
         if !OURS.iter().any(|ours| name == *ours) {
             return Err(Problem::new(
                 Code::Refused,
@@ -428,6 +432,13 @@ mod tests {
         assert_eq!(problem.code, Code::Refused);
         assert!(problem.what.contains("thesis.tex"));
         assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_fresh_file_system_is_taken() {
+        let temporary = tempfile::tempdir().unwrap();
+        std::fs::create_dir(temporary.path().join("lost+found")).unwrap();
+        only_ours(temporary.path()).unwrap();
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) fn restore(data_dir: &Path, generation: Option<u64>) -> Result<(), Pr
         (Err(error), None) => newest(&error).ok_or_else(|| trouble::load(&error, dir.path()))?,
     };
     let plan = store
-        .propose_restore(number, &|document| checked(document, &secrets))
+        .propose_restore(number, &|document| checked(document, &dir, &secrets))
         .map_err(|error| trouble::propose(&error))?;
     let why = format!("restore generation {number}");
     let made = store
@@ -53,13 +53,13 @@ pub(crate) fn restore(data_dir: &Path, generation: Option<u64>) -> Result<(), Pr
 /// # Errors
 /// It is no settings document, or the service runs.
 pub(crate) fn adopt(data_dir: &Path) -> Result<(), Problem> {
-    let (_dir, _lock, store, secrets) = open(data_dir)?;
+    let (dir, _lock, store, secrets) = open(data_dir)?;
     if store.load().is_ok() {
         println!("the current settings are the service's own; nothing to adopt");
         return Ok(());
     }
     let plan = store
-        .propose_adoption(&|document| checked(document, &secrets))
+        .propose_adoption(&|document| checked(document, &dir, &secrets))
         .map_err(|error| trouble::propose(&error))?;
     let made = store
         .commit(plan, &Caller::this_user(), "adopt the edited file")
@@ -76,8 +76,12 @@ fn open(data_dir: &Path) -> Result<(DataDir, Lock, Store, Secrets), Problem> {
     Ok((dir, lock, store, secrets))
 }
 
-fn checked(document: &Document, secrets: &Secrets) -> Result<(), settings::CheckError> {
-    admin::check(document, &|name| secrets.contains(name))
+fn checked(
+    document: &Document,
+    dir: &DataDir,
+    secrets: &Secrets,
+) -> Result<(), settings::CheckError> {
+    admin::check_new(document, dir, &[], &|name| secrets.contains(name))
 }
 
 fn newest(error: &LoadError) -> Option<u64> {

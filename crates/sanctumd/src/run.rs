@@ -21,7 +21,7 @@ use crate::cli::{Ring, Run};
 use crate::data_dir::DataDir;
 use crate::door::Door;
 use crate::socket::Socket;
-use crate::{limits, notices, peer, server, trouble};
+use crate::{limits, notices, server, trouble};
 
 /// Serves until a signal ends it.
 ///
@@ -114,7 +114,16 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
     let (sender, receiver) = mpsc::channel(limits::NOTICES_WAITING);
     let recorder = tokio::spawn(notices::record(receiver, events.clone()));
     let ticker = tokio::spawn(tick(events.clone()));
-    let (admin, listener) = Box::pin(open(flags, opened, loaded, sender)).await?;
+    let opening = Box::pin(open(flags, opened, loaded, sender));
+    let (admin, listener) = match unless_stopped(&mut signals, opening).await {
+        Ok(opened) => opened?,
+        Err(cause) => {
+            // What waits for a disk is left behind; nothing was served yet.
+            tracing::info!(cause, "stopping before the service was up");
+            record_last(events, last_words(cause, None)).await;
+            return Ok(());
+        }
+    };
     let (stop, stopping) = watch::channel(false);
     let serving = tokio::spawn(server::serve(admin.clone(), listener, stopping));
     started(&admin, loaded);
@@ -136,8 +145,24 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
         tracing::warn!("the data path still holds on; its last notices are not recorded");
     }
     ticker.abort();
-    let last = last_words(cause, stopped.as_ref().err());
-    // Recording writes, too: a data directory on a stuck disk must not keep the process.
+    record_last(events, last_words(cause, stopped.as_ref().err())).await;
+    stopped
+}
+
+/// Does `work` unless a signal ends the service before; gives the signal then.
+async fn unless_stopped<T>(
+    signals: &mut Signals,
+    work: impl Future<Output = T>,
+) -> Result<T, &'static str> {
+    tokio::select! {
+        done = work => Ok(done),
+        cause = signals.wait() => Err(cause),
+    }
+}
+
+/// Records the last event. That writes, too: a data directory on a stuck disk must not keep the
+/// process.
+async fn record_last(events: events::Store, last: Draft) {
     let written = admin::blocking(move || {
         events.record(last);
         events.sync()
@@ -147,7 +172,6 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
         Ok(Ok(Err(error))) => tracing::warn!(%error, "the last events are not on disk"),
         Ok(Err(_)) | Err(_) => tracing::warn!("the last events are not on disk"),
     }
-    stopped
 }
 
 fn last_words(cause: &str, left: Option<&Problem>) -> Draft {
@@ -184,7 +208,7 @@ async fn open(
     let service = Box::pin(service)
         .await
         .map_err(|error| trouble::service(&error))?;
-    let (door, listener) = match open_door(flags, &dir, &loaded.document) {
+    let (door, listener) = match open_door(flags, &dir, &loaded.document, &events) {
         Ok(opened) => opened,
         Err(problem) => {
             if let Err(left) = service.shutdown().await {
@@ -209,14 +233,11 @@ fn open_door(
     flags: &Run,
     dir: &DataDir,
     document: &Document,
+    events: &events::Store,
 ) -> Result<(Door, UnixListener), Problem> {
     let path = flags.socket.clone().unwrap_or_else(|| dir.socket());
-    let group = document
-        .service
-        .api_group
-        .as_deref()
-        .and_then(peer::group_id);
-    let mut socket = Socket::listen(&path, group)?;
+    let group = document.service.api_group.as_deref();
+    let mut socket = Socket::listen(&path)?;
     if group.is_some() && socket.path().starts_with(dir.path()) {
         tracing::warn!(
             socket = %socket.path().display(),
@@ -227,7 +248,19 @@ fn open_door(
     let listener = socket
         .take_listener()
         .ok_or_else(|| Problem::new(Code::Internal, "the management socket was taken already"))?;
-    Ok((Door::new(socket, group), listener))
+    let door = Door::new(socket);
+    // A group that went must not keep the disks from being served: root and this user come in.
+    if let Err(problem) = door.open_to(group) {
+        let message = "The management socket is not open to the group of service.api_group";
+        let draft = Draft::warning("group-not-admitted", "service.api_group", message);
+        let causes = [std::slice::from_ref(&problem.what), &problem.details].concat();
+        events.record(
+            draft
+                .cause(&causes.join(": "))
+                .next_step(&problem.next_step),
+        );
+    }
+    Ok((door, listener))
 }
 
 /// Says on every way that the service is up: events, service manager, standard output.
@@ -310,6 +343,18 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_start_that_is_stuck_can_be_stopped() {
+        use rustix::process::{Signal, getpid, kill_process};
+        let mut signals = Signals::catch().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        let stopped = unless_stopped(&mut signals, std::future::pending::<()>());
+        let stopped = tokio::time::timeout(Duration::from_secs(60), stopped).await;
+        assert_eq!(stopped, Ok(Err("SIGTERM")));
+        let done = unless_stopped(&mut signals, std::future::ready(7)).await;
+        assert_eq!(done, Ok(7));
+    }
 
     #[test]
     fn the_line_that_scripts_wait_for() {

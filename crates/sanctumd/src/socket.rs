@@ -29,11 +29,11 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Listens on `path`, open to this user and to `group`.
+    /// Listens on `path`, open to this user.
     ///
     /// # Errors
-    /// Somebody answers there; the path is too long or something else's; the group cannot be given.
-    pub(crate) fn listen(path: &Path, group: Option<Gid>) -> Result<Self, Problem> {
+    /// Somebody answers there; the path is too long or something else's.
+    pub(crate) fn listen(path: &Path) -> Result<Self, Problem> {
         let path = std::path::absolute(path).map_err(|error| failed(path, &error))?;
         if path.as_os_str().as_bytes().len() > limits::SOCKET_PATH_BYTES_MAX {
             return Err(Problem::new(
@@ -50,7 +50,7 @@ impl Socket {
         let private = Private::make(&path)?;
         let inside = private.path.join("s");
         let listener = bind(&inside).map_err(|error| failed(&path, &error))?;
-        set_access(&inside, group).map_err(|error| no_group(&path, group, &error))?;
+        set_access(&inside, None).map_err(|error| failed(&path, &error))?;
         std::fs::rename(&inside, &path).map_err(|error| failed(&path, &error))?;
         Ok(Self {
             path,
@@ -71,7 +71,7 @@ impl Socket {
     /// Opens the socket to another group.
     ///
     /// # Errors
-    /// This user may not give a file to that group.
+    /// This user may not give a file to that group; the socket is as it was.
     pub(crate) fn set_group(&self, group: Option<Gid>) -> Result<(), Problem> {
         set_access(&self.path, group).map_err(|error| no_group(&self.path, group, &error))
     }
@@ -125,8 +125,9 @@ fn set_access(path: &Path, group: Option<Gid>) -> io::Result<()> {
     // Without a group of its own the socket has this user's; its other members are refused by
     // their credentials.
     let group = group.map_or_else(rustix::process::getegid, FsGid::from_raw);
-    rustix::fs::chown(path, None, Some(group))?;
-    std::fs::set_permissions(path, Permissions::from_mode(MODE))
+    let given = rustix::fs::chown(path, None, Some(group));
+    std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    Ok(given?)
 }
 
 fn check_free(path: &Path) -> Result<(), Problem> {
@@ -186,7 +187,7 @@ mod tests {
     fn mode_is_right_and_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
-        let socket = Socket::listen(&path, None).unwrap();
+        let socket = Socket::listen(&path).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, MODE);
         UnixStream::connect(&path).unwrap();
         drop(socket);
@@ -198,8 +199,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let socket = Socket::listen(&path, None).unwrap();
-        assert_eq!(Socket::listen(&path, None).unwrap_err().code, Code::InUse);
+        let socket = Socket::listen(&path).unwrap();
+        assert_eq!(Socket::listen(&path).unwrap_err().code, Code::InUse);
         UnixStream::connect(socket.path()).unwrap();
     }
 
@@ -208,14 +209,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
         std::fs::write(&path, "precious").unwrap();
-        assert_eq!(
-            Socket::listen(&path, None).unwrap_err().code,
-            Code::AlreadyExists
-        );
+        assert_eq!(Socket::listen(&path).unwrap_err().code, Code::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let long = dir.path().join("x".repeat(120));
         assert_eq!(
-            Socket::listen(&long, None).unwrap_err().code,
+            Socket::listen(&long).unwrap_err().code,
             Code::InvalidRequest
         );
     }
