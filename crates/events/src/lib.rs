@@ -19,7 +19,7 @@
 //! | [`Event`] | a recorded event |
 //! | [`Store`] | the bounded store; a cheap handle, shared by clones |
 //! | [`Filter`] | which events a query wants |
-//! | [`Subscription`] | a follower: blocking or asynchronous, told when it lagged |
+//! | [`Subscription`] | a follower, asynchronous, told when it lagged |
 //! | [`Clock`] | where time comes from; tests bring their own |
 //!
 //! # Sketch

@@ -27,6 +27,8 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
             .next(format!("list what there is: sanctum {what} list")),
         ServiceError::Stuck { .. } => Problem::new(Code::TimedOut, text)
             .next("the change itself holds; look at `sanctum device list` and at the system log"),
+        ServiceError::Unflushed { .. } => Problem::new(Code::Internal, text)
+            .next("the change itself holds; look at the disk and at the system log"),
         ServiceError::NotSwitched { .. } => Problem::new(Code::Busy, text)
             .next("nothing was changed; look at `sanctum device list` and at the system log"),
         ServiceError::NotUndone { .. } => Problem::new(Code::Internal, text)
@@ -40,6 +42,12 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
             .next(format!(
                 "check address and port of portal {portal}; nothing was changed"
             )),
+        ServiceError::Device {
+            fault: Fault::NoSpace,
+            ..
+        } => Problem::new(Code::NoSpace, text)
+            .causes(error)
+            .next("free space, or choose a smaller size; nothing was changed"),
         ServiceError::Device { device, .. } => Problem::new(Code::Refused, text)
             .causes(error)
             .next(format!(
@@ -241,7 +249,7 @@ pub(crate) fn secrets(error: &SecretsError) -> Problem {
 
 /// There are no settings to start with.
 pub(crate) fn load(error: &LoadError, data_dir: &std::path::Path) -> Problem {
-    let dir = data_dir.display();
+    let dir = api::quoted(data_dir);
     let back = |restorable: Option<&settings::Generation>| match restorable {
         Some(generation) => format!(
             "to return to generation {} ({}): sanctumd restore --data-dir {dir}",
@@ -307,6 +315,19 @@ mod tests {
         );
         let other = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
         assert_eq!(stage(&StageError::Write(other)).code, Code::Internal);
+    }
+
+    #[test]
+    fn a_device_that_finds_no_space_is_told_as_such() {
+        let failed = |fault| {
+            service(&ServiceError::Device {
+                device: "d".to_owned(),
+                reason: "why".to_owned(),
+                fault,
+            })
+        };
+        assert_eq!(failed(Fault::NoSpace).code, Code::NoSpace);
+        assert_eq!(failed(Fault::Other).code, Code::Refused);
     }
 
     #[test]
