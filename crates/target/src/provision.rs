@@ -29,8 +29,8 @@ pub enum ProvisionError {
     /// The disk floor would not do it.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// There is no such file, or it cannot be looked at.
-    #[error("cannot use the file {}; correct the path", path.display())]
+    /// There is no such file, or it cannot be looked at; the caller knows where the path came from.
+    #[error("cannot use the file {}", path.display())]
     Absent {
         /// The path given.
         path: PathBuf,
