@@ -2,8 +2,8 @@
 //!
 //! An operation enters, and keeps its [`Pass`] to its end. A change closes the entrance: whoever
 //! comes now is held (a waiting future; as many as the caller has started), those inside go on to
-//! their end. Then it publishes the new generation, or lets the old one stay, and those held enter
-//! in the order they came. A held operation that is dropped is forgotten.
+//! their end. Then it publishes the new generation, or lets the old one stay, and those held enter,
+//! those of one reactor in the order they came. A held operation that is dropped is forgotten.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -102,18 +102,17 @@ impl Entrance {
     pub(super) fn close(&self) -> Closed<'_> {
         let (generation, pass) = {
             let mut state = self.state.write();
-            let generation = Arc::clone(&state.generation);
-            let pass = state.open.take();
-            (
-                Arc::clone(&generation),
-                pass.unwrap_or_else(|| Pass::over(&generation)),
-            )
+            (Arc::clone(&state.generation), state.open.take())
         };
+        // Were another change under way, this one would wait in vain, not go on beside it.
+        let (inside, ended) = pass.map_or_else(Default::default, |pass| {
+            (Arc::downgrade(&pass), Arc::clone(&pass.ended))
+        });
         Closed {
             entrance: self,
             generation,
-            pass: Arc::downgrade(&pass),
-            ended: Arc::clone(&pass.ended),
+            pass: inside,
+            ended,
             published: false,
         }
     }
