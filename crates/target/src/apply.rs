@@ -205,7 +205,10 @@ impl Service {
         let bound = self.shared().drain_time;
         tokio::time::timeout(bound, crate::control::save(durable, beside))
             .await
-            .map_or_else(|_| Err(unanswered(bound)), |saved| saved.map(drop))
+            .map_or_else(
+                |_| Err(unanswered(bound)),
+                |saved| saved.map(drop).map_err(|error| devices::chain(&error)),
+            )
     }
 
     /// Persists, publishes, passes the barrier. A document that is not written within the bound

@@ -97,6 +97,18 @@ impl From<Failure> for Response {
     }
 }
 
+/// Why the document beside a device was not written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SaveError {
+    /// The unit is retired, and the document may be that of its successor.
+    #[error("the device is not served any more")]
+    Closed,
+    #[error(transparent)]
+    Device(#[from] disk::DeviceError),
+    #[error("the write was broken off")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
 /// Serves the requests of the shards. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
@@ -321,6 +333,7 @@ impl Control {
             beside.reservations = applied.unit.reservations.saved();
             beside.mode = Some(applied.unit.mode.saved);
             durable = save(durable, beside).await.map_err(|error| {
+                let error = crate::devices::chain(&error);
                 tracing::error!(device = %unit.name, %error, "cannot write beside the device");
                 Failure::NotSaved(error)
             })?;
@@ -576,20 +589,31 @@ async fn record(unit: &LogicalUnit, nexus: &Nexus) -> Result<(), Response> {
     };
     let news = crate::doubt::about_to_write(&mut beside, nexus)
         .map_err(|error| failed(crate::devices::chain(&error)))?;
-    if news {
-        drop(save(durable, beside).await.map_err(failed)?);
+    if !news {
+        return Ok(());
     }
-    Ok(())
+    match save(durable, beside).await {
+        Ok(_) => Ok(()),
+        // Its writes were ended with it.
+        Err(SaveError::Closed) => Err(Response::fault(Fault::NotReady, true)),
+        Err(error) => Err(failed(crate::devices::chain(&error))),
+    }
 }
 
 async fn told(unit: &LogicalUnit, nexus: &Nexus) {
     let durable = Arc::clone(&unit.durable).lock_owned().await;
     let mut beside = durable.beside.clone();
-    if beside.told(&nexus.to_string())
-        && let Err(error) = save(durable, beside).await
-    {
-        // It will be told once more after the next start, which does no harm.
-        tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
+    if !beside.told(&nexus.to_string()) {
+        return;
+    }
+    match save(durable, beside).await {
+        // Once retired, the next unit tells it once more, which does no harm.
+        Ok(_) | Err(SaveError::Closed) => {}
+        // It will be told once more after the next start, which does no harm either.
+        Err(error) => {
+            let error = crate::devices::chain(&error);
+            tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
+        }
     }
 }
 
@@ -597,15 +621,108 @@ async fn told(unit: &LogicalUnit, nexus: &Nexus) {
 pub(crate) async fn save(
     mut durable: OwnedMutexGuard<Durable>,
     beside: disk::Beside,
-) -> Result<OwnedMutexGuard<Durable>, String> {
+) -> Result<OwnedMutexGuard<Durable>, SaveError> {
     tokio::task::spawn_blocking(move || {
-        durable
-            .store
-            .save(&beside)
-            .map_err(|error| crate::devices::chain(&error))?;
+        let store = durable.store.as_ref().ok_or(SaveError::Closed)?;
+        store.save(&beside)?;
         durable.beside = beside;
         Ok(durable)
     })
-    .await
-    .map_err(|error| error.to_string())?
+    .await?
+}
+
+/// The last act on a unit that is not served any more. Whoever comes late with something to write
+/// is refused ([`SaveError::Closed`]), for the document may be that of its successor by then. The
+/// device is let go after that: while an earlier write of the document does not end, an image is
+/// still locked and nobody opens it anew.
+pub(crate) async fn close(unit: Arc<LogicalUnit>) {
+    let mut durable = unit.durable.lock().await;
+    durable.store = None;
+    unit.set_disk(None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Backing, Config, Device};
+    use crate::service::ServiceError::Stuck;
+    use crate::{Options, Secrets, Service};
+
+    async fn start(directory: &std::path::Path, config: &Config) -> Service {
+        let soon = Duration::from_millis(300);
+        let options = Options {
+            shards: 1,
+            drain_time: soon,
+            flush_time: soon,
+            ..Options::new(directory)
+        };
+        let (sender, _notices) = mpsc::channel(100);
+        let started = Service::start(options, config.clone(), Secrets::new(), sender);
+        started.await.unwrap()
+    }
+
+    fn served() -> Config {
+        let (size, block_size) = (1 << 20, 512);
+        let device = Device::new("a", Backing::Ram { size, block_size });
+        Config {
+            devices: vec![device],
+            ..Config::default()
+        }
+    }
+
+    fn nexus(number: u8) -> Nexus {
+        let name = format!("iqn.2026-11.test:{number}");
+        Nexus::new(name, [0x80, 0, 0, 0, 0, number], 1)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_comes_late_does_not_write_the_document_of_a_successor() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = served();
+        let service = start(directory.path(), &config).await;
+        let apply = |config: &Config| service.apply(config.clone(), Secrets::new());
+        let old = service.unit("a").unwrap();
+        let mut durable = old.durable.lock().await;
+        let path = durable.store.as_ref().unwrap().path().to_path_buf();
+        durable
+            .beside
+            .wrote(&nexus(1).to_string(), "an earlier boot");
+        assert!(durable.beside.settle("this boot"));
+        drop(durable);
+        apply(&Config::default()).await.unwrap();
+        apply(&config).await.unwrap();
+        let new = service.unit("a").unwrap();
+        assert!(!Arc::ptr_eq(&old, &new));
+        record(&new, &nexus(2)).await.unwrap();
+        let document = std::fs::read(&path).unwrap();
+        told(&old, &nexus(1)).await;
+        assert!(record(&old, &nexus(3)).await.is_err());
+        let durable = Arc::clone(&old.durable).lock_owned().await;
+        let beside = durable.beside.clone();
+        let late = save(durable, beside).await;
+        assert!(matches!(late, Err(SaveError::Closed)), "{late:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), document);
+        // The successor's own notes are written.
+        record(&new, &nexus(3)).await.unwrap();
+        assert_ne!(std::fs::read(&path).unwrap(), document);
+        service.shutdown().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_document_whose_last_write_is_overdue_is_closed_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let service = start(directory.path(), &served()).await;
+        let unit = service.unit("a").unwrap();
+        let writing = Arc::clone(&unit.durable).lock_owned().await;
+        let overdue = service.apply(Config::default(), Secrets::new()).await;
+        assert!(matches!(overdue, Err(Stuck { .. })), "{overdue:?}");
+        assert!(
+            unit.disk().is_some(),
+            "let go before its document is closed"
+        );
+        drop(writing);
+        assert!(unit.durable.lock().await.store.is_none());
+        assert!(unit.disk().is_none());
+        service.shutdown().await.unwrap();
+    }
 }

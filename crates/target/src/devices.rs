@@ -86,7 +86,10 @@ pub(crate) fn assemble(
         store.save(&beside).map_err(|error| chain(&error))?;
     }
     let depth = depth(device);
-    let durable = Durable { store, beside };
+    let durable = Durable {
+        store: Some(store),
+        beside,
+    };
     let unit = LogicalUnit::new(
         device.name.clone(),
         opened.as_ref().ok().cloned(),

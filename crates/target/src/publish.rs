@@ -292,12 +292,20 @@ impl Service {
             cleared_by: None,
             asked_by: None,
         };
-        let passed = self.inner.control.barrier(work).await;
-        passed.map_err(|Overdue| Unstable::Overdue)?;
-        let stable = self.make_stable(unit).await;
-        unit.set_disk(None);
+        let ended = self.inner.control.barrier(work).await;
+        let stable = match ended {
+            Ok(()) => self.make_stable(unit).await,
+            Err(Overdue) => Err(Unstable::Overdue),
+        };
         self.note_contents_lost(unit).await;
-        stable
+        // It goes on when it takes longer: once it is its turn, nobody writes the document after it.
+        let closing = tokio::spawn(crate::control::close(Arc::clone(unit)));
+        let closed = tokio::time::timeout(self.shared().drain_time, closing).await;
+        match (stable, closed) {
+            (Err(failed @ Unstable::Failed(_)), _) => Err(failed),
+            (Ok(()), Ok(_)) => Ok(()),
+            (Err(Unstable::Overdue), _) | (_, Err(_)) => Err(Unstable::Overdue),
+        }
     }
 
     /// A RAM disk's contents end with its being served: should it come back under its name, it is

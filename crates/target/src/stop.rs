@@ -152,6 +152,7 @@ async fn flush(unit: &Arc<LogicalUnit>) -> Result<(), Unstable> {
     if beside.stopped_cleanly()
         && let Err(error) = crate::control::save(durable, beside).await
     {
+        let error = crate::devices::chain(&error);
         // Initiators will be told of a doubt that is none, which does no harm.
         tracing::warn!(device = %unit.name, %error, "cannot write beside the device");
     }

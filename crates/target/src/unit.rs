@@ -26,7 +26,8 @@ pub(crate) type Place = OwnedSemaphorePermit;
 /// What the control plane changes under the unit's lock.
 #[derive(Debug)]
 pub(crate) struct Durable {
-    pub(crate) store: BesideStore,
+    /// None once the unit is retired: the document may be that of its successor by then.
+    pub(crate) store: Option<BesideStore>,
     pub(crate) beside: Beside,
 }
 

@@ -564,6 +564,12 @@ impl Shard {
             }
         }
         let kept = session.units();
+        let id = session.connection;
+        if let Some((_, connection)) = self.connection(id) {
+            // Their units owe it still: should they come back, they tell it once more.
+            let stays = |unit: &Arc<LogicalUnit>| kept.iter().any(|kept| Arc::ptr_eq(kept, unit));
+            connection.tellings.retain(|telling| stays(&telling.unit));
+        }
         // A write that was open when the right to write went must not end well later.
         let gone = |unit: &Arc<LogicalUnit>| {
             !kept.iter().any(|kept| Arc::ptr_eq(kept, unit))

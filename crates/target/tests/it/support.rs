@@ -139,7 +139,7 @@ impl World {
         let service = runtime
             .block_on(Service::start(options, config, Secrets::new(), sender))
             .unwrap();
-        let fault = place.lock().clone().unwrap();
+        let fault = place.lock().take().unwrap();
         Self {
             service,
             address,
