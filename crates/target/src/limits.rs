@@ -8,10 +8,10 @@ pub const SHARDS_MAX: usize = 64;
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 4096;
 /// Connections of one shard that have not finished their login; one more is closed at once.
 pub const LOGINS_PER_SHARD_MAX: usize = 512;
-/// Connections from one address (one /64 for IPv6) that have not finished their login; one more is
-/// closed at once.
+/// Connections from one network (an IPv4 address, an IPv6 /64) that have not finished their login; for
+/// one more, one of the address that has most of them is closed, or the newcomer if that is its own.
 pub const LOGINS_PER_PEER_MAX: usize = 256;
-/// Discovery sessions from one address (one /64 for IPv6); one more is refused.
+/// Discovery sessions from one network; for one more, one ends or it is refused, as before login.
 pub const DISCOVERIES_PER_PEER_MAX: usize = 64;
 /// Descriptors kept for the service's own files (devices, settings, the API), or a quarter of all
 /// where the process may have only few.

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
@@ -51,7 +50,7 @@ pub(crate) enum ShardMessage {
     },
     /// An accepted connection to serve.
     Connection {
-        socket: OwnedFd,
+        socket: ring::Fd,
         peer: SocketAddr,
         portal: Arc<PortalState>,
         visit: Visit,

@@ -196,7 +196,7 @@ impl Shard {
         let portal = Arc::clone(&listener.portal);
         let socket = Arc::clone(&listener.socket);
         match result {
-            Ok((socket, peer)) => self.place(socket, peer, portal),
+            Ok((socket, peer)) => self.place(Arc::new(socket), peer, portal),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // Out of descriptors or memory: the next look at the clocks tries again.
@@ -224,9 +224,9 @@ impl Shard {
     }
 
     /// Gives a new connection to the shard that has the fewest.
-    fn place(&mut self, socket: OwnedFd, peer: SocketAddr, portal: Arc<PortalState>) {
+    fn place(&mut self, socket: Fd, peer: SocketAddr, portal: Arc<PortalState>) {
         // Turned away, it is closed.
-        let Ok(visit) = self.links.shared.door.enter(peer) else {
+        let Ok(visit) = self.links.shared.door.enter(peer, &socket) else {
             return;
         };
         let load =
@@ -263,7 +263,7 @@ impl Shard {
     /// Serves a connection that was counted already.
     pub(super) fn add_connection(
         &mut self,
-        socket: OwnedFd,
+        socket: Fd,
         peer: SocketAddr,
         portal: Arc<PortalState>,
         visit: Visit,
@@ -289,7 +289,7 @@ impl Shard {
         let generation = self.next_generation();
         let index = self.connections.insert(Connection {
             generation,
-            socket: Arc::new(socket),
+            socket,
             peer,
             local,
             portal,
@@ -597,7 +597,7 @@ impl Connection {
     }
 }
 
-fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
+fn local_address(socket: &Fd) -> Option<SocketAddr> {
     socket2::SockRef::from(&socket.as_fd())
         .local_addr()
         .ok()?

@@ -314,7 +314,7 @@ impl Shard {
             return self.refuse(index, Refusal::Unproven);
         }
         let connection = &mut self.connections[index];
-        if connection.visit.discover(connection.peer).is_err() {
+        if connection.visit.discover().is_err() {
             return self.refuse(index, Refusal::Exhausted);
         }
         let Some(tsih) = self.links.shared.registry.spare_handle() else {
