@@ -4,12 +4,13 @@
 //! and shards, from its read to its write. The lock guards only this table, never I/O: what cannot
 //! run at once is queued here, and whoever releases is told whom to wake.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::limits::GATE_QUEUE_MAX;
+use crate::limits::{GATE_QUEUE_MAX, GATE_QUEUE_PER_INITIATOR_MAX};
 
 /// Blocks that a command will change.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,7 +80,16 @@ struct Inside {
     active: Slab<Claim>,
     /// How many of `active` and `queue` are exclusive: zero lets writes pass without a search.
     exclusives: usize,
-    queue: VecDeque<(Waiter, Claim)>,
+    queue: VecDeque<Queued>,
+    /// How many of the queue are whose: nobody fills it alone.
+    shares: HashMap<Arc<str>, usize>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    waiter: Waiter,
+    claim: Claim,
+    initiator: Arc<str>,
 }
 
 impl Gate {
@@ -89,11 +99,12 @@ impl Gate {
             active: Slab::new(),
             exclusives: 0,
             queue: VecDeque::new(),
+            shares: HashMap::new(),
         }))
     }
 
-    /// Asks to run.
-    pub(crate) fn enter(&self, claim: Claim, waiter: Waiter) -> Entry {
+    /// Asks to run, for an initiator.
+    pub(crate) fn enter(&self, claim: Claim, waiter: Waiter, initiator: &Arc<str>) -> Entry {
         let mut inside = self.0.lock();
         if matches!(claim, Claim::Exclusive(..)) {
             inside.exclusives += 1;
@@ -101,11 +112,17 @@ impl Gate {
         if inside.queue.is_empty() && inside.admits(&claim, 0) {
             return Entry::Granted(Pass(inside.active.insert(claim)));
         }
-        if inside.queue.len() >= GATE_QUEUE_MAX {
+        let share = inside.shares.get(initiator).copied().unwrap_or(0);
+        if inside.queue.len() >= GATE_QUEUE_MAX || share >= GATE_QUEUE_PER_INITIATOR_MAX {
             inside.forget(&claim);
             return Entry::Full;
         }
-        inside.queue.push_back((waiter, claim));
+        inside.shares.insert(Arc::clone(initiator), share + 1);
+        inside.queue.push_back(Queued {
+            waiter,
+            claim,
+            initiator: Arc::clone(initiator),
+        });
         // A reader must not wait behind a queued exclusive claim that it does not touch.
         // Nobody else can become free by an arrival, so this is the newcomer's grant or none.
         let grant = inside.grants().pop();
@@ -132,8 +149,8 @@ impl Gate {
     /// Takes a waiting command out of the queue; `false` when its grant is already on the way.
     pub(crate) fn leave(&self, waiter: Waiter) -> (bool, Vec<Grant>) {
         let mut inside = self.0.lock();
-        let place = inside.queue.iter().position(|(who, _)| *who == waiter);
-        let Some((_, claim)) = place.and_then(|place| inside.queue.remove(place)) else {
+        let place = inside.queue.iter().position(|it| it.waiter == waiter);
+        let Some((_, claim)) = place.and_then(|place| inside.take(place)) else {
             return (false, Vec::new());
         };
         inside.forget(&claim);
@@ -167,6 +184,22 @@ impl Inside {
         }
     }
 
+    /// Takes one out of the queue.
+    fn take(&mut self, place: usize) -> Option<(Waiter, Claim)> {
+        let Queued {
+            waiter,
+            claim,
+            initiator,
+        } = self.queue.remove(place)?;
+        if let Some(share) = self.shares.get_mut(&initiator) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&initiator);
+            }
+        }
+        Some((waiter, claim))
+    }
+
     /// Whether `claim` may run beside what runs and what waits in the first `ahead` places.
     fn admits(&self, claim: &Claim, ahead: usize) -> bool {
         if self.active.len() >= self.depth {
@@ -180,21 +213,21 @@ impl Inside {
                 .queue
                 .iter()
                 .take(ahead)
-                .any(|(_, other)| claim.conflicts(other))
+                .any(|other| claim.conflicts(&other.claim))
     }
 
     fn grants(&mut self) -> Vec<Grant> {
         let mut grants = Vec::new();
         let mut place = 0;
         while place < self.queue.len() && self.active.len() < self.depth {
-            let Some((_, claim)) = self.queue.get(place) else {
+            let Some(Queued { claim, .. }) = self.queue.get(place) else {
                 break;
             };
             if !self.admits(claim, place) {
                 place += 1;
                 continue;
             }
-            if let Some((waiter, claim)) = self.queue.remove(place) {
+            if let Some((waiter, claim)) = self.take(place) {
                 let pass = Pass(self.active.insert(claim));
                 grants.push(Grant { waiter, pass });
             }
@@ -211,6 +244,10 @@ mod tests {
         Waiter { shard: 0, key }
     }
 
+    fn enter(gate: &Gate, claim: Claim, waiter: Waiter) -> Entry {
+        gate.enter(claim, waiter, &"iqn.2026-11.test:a".into())
+    }
+
     fn granted(entry: Entry) -> Pass {
         match entry {
             Entry::Granted(pass) => pass,
@@ -221,19 +258,19 @@ mod tests {
     #[test]
     fn writes_share_and_an_exclusive_claim_waits_for_them() {
         let gate = Gate::new(8);
-        let first = granted(gate.enter(Claim::Shared(vec![(0, 8)]), waiter(1)));
-        let second = granted(gate.enter(Claim::Shared(vec![(4, 8)]), waiter(2)));
+        let first = granted(enter(&gate, Claim::Shared(vec![(0, 8)]), waiter(1)));
+        let second = granted(enter(&gate, Claim::Shared(vec![(4, 8)]), waiter(2)));
         assert!(matches!(
-            gate.enter(Claim::Exclusive(6, 1), waiter(3)),
+            enter(&gate, Claim::Exclusive(6, 1), waiter(3)),
             Entry::Queued
         ));
         // A later overlapping write must not overtake; one elsewhere and a read may.
         assert!(matches!(
-            gate.enter(Claim::Shared(vec![(6, 1)]), waiter(4)),
+            enter(&gate, Claim::Shared(vec![(6, 1)]), waiter(4)),
             Entry::Queued
         ));
-        let elsewhere = granted(gate.enter(Claim::Shared(vec![(100, 1)]), waiter(5)));
-        let read = granted(gate.enter(Claim::None, waiter(6)));
+        let elsewhere = granted(enter(&gate, Claim::Shared(vec![(100, 1)]), waiter(5)));
+        let read = granted(enter(&gate, Claim::None, waiter(6)));
         assert!(gate.release(first).is_empty());
         let grants = gate.release(second);
         assert_eq!(grants.iter().map(|g| g.waiter.key).collect::<Vec<_>>(), [3]);
@@ -251,9 +288,15 @@ mod tests {
     #[test]
     fn depth_one_runs_one_at_a_time_in_order() {
         let gate = Gate::new(1);
-        let pass = granted(gate.enter(Claim::None, waiter(1)));
-        assert!(matches!(gate.enter(Claim::None, waiter(2)), Entry::Queued));
-        assert!(matches!(gate.enter(Claim::None, waiter(3)), Entry::Queued));
+        let pass = granted(enter(&gate, Claim::None, waiter(1)));
+        assert!(matches!(
+            enter(&gate, Claim::None, waiter(2)),
+            Entry::Queued
+        ));
+        assert!(matches!(
+            enter(&gate, Claim::None, waiter(3)),
+            Entry::Queued
+        ));
         let (left, grants) = gate.leave(waiter(2));
         assert!(left && grants.is_empty());
         let mut grants = gate.release(pass);
@@ -266,13 +309,13 @@ mod tests {
     #[test]
     fn leaving_lets_the_next_go() {
         let gate = Gate::new(8);
-        let write = granted(gate.enter(Claim::Shared(vec![(0, 1)]), waiter(1)));
+        let write = granted(enter(&gate, Claim::Shared(vec![(0, 1)]), waiter(1)));
         assert!(matches!(
-            gate.enter(Claim::Exclusive(0, 1), waiter(2)),
+            enter(&gate, Claim::Exclusive(0, 1), waiter(2)),
             Entry::Queued
         ));
         assert!(matches!(
-            gate.enter(Claim::Shared(vec![(0, 1)]), waiter(3)),
+            enter(&gate, Claim::Shared(vec![(0, 1)]), waiter(3)),
             Entry::Queued
         ));
         let (left, grants) = gate.leave(waiter(2));
@@ -283,5 +326,36 @@ mod tests {
         }
         assert!(gate.release(write).is_empty());
         assert!(!gate.leave(waiter(9)).0);
+    }
+
+    #[test]
+    fn one_initiator_does_not_fill_the_queue() {
+        let gate = Gate::new(1);
+        let running = granted(enter(&gate, Claim::None, waiter(0)));
+        let share = GATE_QUEUE_PER_INITIATOR_MAX as u64;
+        for key in 1..=share {
+            let entry = enter(&gate, Claim::None, waiter(key));
+            assert!(matches!(entry, Entry::Queued));
+        }
+        let exclusive = enter(&gate, Claim::Exclusive(0, 1), waiter(share + 1));
+        assert!(matches!(exclusive, Entry::Full));
+        let other = "iqn.2026-11.test:b".into();
+        let entry = gate.enter(Claim::None, waiter(share + 2), &other);
+        assert!(matches!(entry, Entry::Queued));
+        // One that runs, or leaves, makes room for one.
+        let granted = gate.release(running);
+        assert_eq!(granted[0].waiter, waiter(1));
+        assert!(gate.leave(waiter(2)).0);
+        for key in [1, 2] {
+            let entry = enter(&gate, Claim::None, waiter(share + 2 + key));
+            assert!(matches!(entry, Entry::Queued));
+        }
+        let full = enter(&gate, Claim::None, waiter(share + 5));
+        assert!(matches!(full, Entry::Full));
+        for key in 3..=share + 4 {
+            gate.leave(waiter(key));
+        }
+        assert!(gate.0.lock().shares.is_empty());
+        assert_eq!(gate.0.lock().exclusives, 0);
     }
 }

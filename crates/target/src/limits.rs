@@ -43,6 +43,10 @@ pub const INITIATOR_SHARE: usize = 4;
 pub const DATA_OUT_TIME_MAX: Duration = Duration::from_secs(60);
 /// Commands that wait at one LUN for a slot or a range; one more gets TASK SET FULL.
 pub const GATE_QUEUE_MAX: usize = 4096;
+/// Those of one initiator among them, over all its sessions.
+pub const GATE_QUEUE_PER_INITIATOR_MAX: usize = GATE_QUEUE_MAX / 4;
+/// Sessions that one initiator has with one target; one more is refused.
+pub const SESSIONS_PER_INITIATOR_MAX: usize = 32;
 /// Messages from the control plane that wait at a shard; senders wait for room.
 pub const SHARD_INBOX: usize = 1024;
 /// Requests from shards on their way to the control plane, which takes them at once; a command that
@@ -110,4 +114,4 @@ pub const NOTICES: usize = 1024;
 pub const TOLD_MAX: usize = 1024;
 
 const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD / INITIATOR_SHARE);
-const _: () = assert!(COMMAND_WINDOW as usize <= GATE_QUEUE_MAX);
+const _: () = assert!(COMMAND_WINDOW as usize <= GATE_QUEUE_PER_INITIATOR_MAX);

@@ -143,6 +143,8 @@ pub(crate) enum Refusal {
     Taken,
     /// The old session of this nexus does not end.
     Stuck,
+    /// The initiator has as many sessions with the target as it may have.
+    Enough,
     /// No session handle is free, or too much at once.
     Exhausted,
 }
@@ -158,6 +160,7 @@ impl Refusal {
                 "another initiator uses the target, and it does not allow several at once"
             }
             Self::Stuck => "commands of its old session do not end",
+            Self::Enough => "the initiator has as many sessions with the target as it may have",
             Self::Exhausted => "there is no room for another session",
         }
     }
@@ -169,7 +172,7 @@ impl Refusal {
                 "its CHAP account or what has to be proven was changed; it may log in anew"
             }
             Self::NotFound => "the target is not served any more",
-            Self::Forbidden | Self::Taken | Self::Stuck | Self::Exhausted => {
+            Self::Forbidden | Self::Taken | Self::Stuck | Self::Enough | Self::Exhausted => {
                 "the access rules do not allow it any more"
             }
         }

@@ -14,6 +14,7 @@ use scsi::Nexus;
 use tokio::sync::oneshot;
 
 use crate::info::{SessionInfo, hex};
+use crate::limits;
 use crate::message::{Login, PortalState, Refusal};
 use crate::proof::Proof;
 
@@ -119,6 +120,12 @@ impl Registry {
         };
         if exclusive && inside.entries.values().any(stranger) {
             return Err(Obstacle::Refused(Refusal::Taken));
+        }
+        let own = |entry: &&Entry| {
+            entry.session.target == login.target && entry.session.nexus.initiator == nexus.initiator
+        };
+        if inside.entries.values().filter(own).count() >= limits::SESSIONS_PER_INITIATOR_MAX {
+            return Err(Obstacle::Refused(Refusal::Enough));
         }
         let tsih = inside
             .handle()

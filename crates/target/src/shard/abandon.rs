@@ -368,7 +368,11 @@ mod tests {
         assert_eq!(unit.gate.waiting(), 0, "it left the queue");
         // And one whose pass is on its way when its shard ends.
         let (shard, key) = (gone, u64::MAX);
-        let entry = unit.gate.enter(Claim::None, Waiter { shard, key });
+        let entry = unit.gate.enter(
+            Claim::None,
+            Waiter { shard, key },
+            &"iqn.2026-11.test:b".into(),
+        );
         assert!(matches!(entry, Entry::Queued));
         stays.read();
         wait_for("two that wait", || unit.gate.waiting() == 2);

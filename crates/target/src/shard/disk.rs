@@ -42,6 +42,7 @@ impl Shard {
                     shard: self.index,
                     key,
                 },
+                &running.shared.nexus.initiator,
             ) {
                 Entry::Granted(pass) => running.pass = Some(pass),
                 Entry::Queued => {

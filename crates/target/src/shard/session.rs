@@ -340,7 +340,7 @@ impl Shard {
             Refusal::Forbidden => LoginStatus::Forbidden,
             Refusal::Unproven => LoginStatus::AuthenticationFailure,
             Refusal::NotFound => LoginStatus::NotFound,
-            Refusal::Taken | Refusal::Exhausted => LoginStatus::OutOfResources,
+            Refusal::Taken | Refusal::Enough | Refusal::Exhausted => LoginStatus::OutOfResources,
             Refusal::Stuck => LoginStatus::ServiceUnavailable,
         };
         let identity = self.connections[index].engine.identity().clone();

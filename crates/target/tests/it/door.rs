@@ -1,4 +1,4 @@
-//! Bounds on connections that are not sessions.
+//! Bounds on connections that are not sessions, and on the sessions of one initiator.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::{HANG, Initiator, World, read10, settings};
 use iscsi::initiator::SessionType;
-use target::limits::{DISCOVERIES_PER_PEER_MAX, LOGINS_PER_PEER_MAX};
+use target::limits::{DISCOVERIES_PER_PEER_MAX, LOGINS_PER_PEER_MAX, SESSIONS_PER_INITIATOR_MAX};
 
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream
@@ -58,4 +58,20 @@ fn an_address_has_a_bounded_number_of_discovery_sessions() {
     world.initiator("a");
     kept.pop();
     world.wait_for("room for another one", || discover().is_ok());
+}
+
+#[test]
+fn an_initiator_has_a_bounded_number_of_sessions() {
+    let world = World::start(HANG);
+    let most = u8::try_from(SESSIONS_PER_INITIATOR_MAX).unwrap();
+    let connect = |isid| Initiator::connect(world.address, "a", isid);
+    let mut kept: Vec<Initiator> = (0..most).map(|isid| connect(isid).unwrap()).collect();
+    let refused = connect(most).err().unwrap();
+    assert!(refused.contains("0x0302"), "{refused}");
+    // Another one has its own, a reinstated one is none more, and one that ends makes room.
+    Initiator::connect(world.address, "b", 1).unwrap();
+    let again = connect(0).unwrap();
+    kept.pop();
+    world.wait_for("room for another one", || connect(most).is_ok());
+    drop(again);
 }
