@@ -25,7 +25,7 @@ pub(crate) enum Command {
     },
     /// Writes the settings in force to a file, without secrets unless asked for
     Export {
-        /// The file; it must not exist
+        /// The file; it must not exist. `-` writes to standard output
         file: PathBuf,
         /// Puts the secrets in, encrypted under a passphrase that is asked for
         #[arg(long)]
@@ -96,6 +96,12 @@ impl Command {
                     .client
                     .export_settings(&Export { passphrase })
                     .await?;
+                if file == Path::new("-") {
+                    return match context.output.format {
+                        output::Format::Json => context.output.one(&shown, Vec::new()),
+                        output::Format::Table => output::text(&shown.text),
+                    };
+                }
                 export(&file, &shown.text)?;
                 let sentence = format!(
                     "generation {} written to {}",
@@ -263,9 +269,6 @@ fn passphrase(text: &str, from_stdin: bool) -> Result<Option<Secret>, Failure> {
 
 /// Writes a new file that only its owner reads: it names secrets, though it does not hold them.
 fn export(file: &Path, text: &str) -> Result<(), Failure> {
-    if file == Path::new("-") {
-        return output::text(text);
-    }
     File::options()
         .write(true)
         .create_new(true)

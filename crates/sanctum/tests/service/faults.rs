@@ -116,6 +116,25 @@ fn settings_edited_by_hand_can_be_adopted() {
 }
 
 #[test]
+fn a_group_that_went_keeps_nothing_from_being_served() {
+    let site = Site::new();
+    let text = std::fs::read_to_string(site.current()).unwrap();
+    let with_group = "ring = \"auto\"\napi_group = \"no-such-group\"";
+    std::fs::write(site.current(), text.replace("ring = \"auto\"", with_group)).unwrap();
+    run(sanctumd("adopt").arg("--data-dir").arg(site.dir())).ok();
+    let service = site.start();
+    let told = service.json("event list --code group-not-admitted");
+    assert_eq!(told.as_array().unwrap().len(), 1);
+    assert_eq!(
+        service.json("device list")[0]["live"]["state"],
+        "ready",
+        "the disks are served"
+    );
+    // Nor does it keep something else from being changed.
+    service.run("device create ram disk7 --size 1M").ok();
+}
+
+#[test]
 fn documents_with_mistakes_change_nothing() {
     let site = Site::new();
     let service = site.start();
@@ -147,7 +166,11 @@ fn documents_with_mistakes_change_nothing() {
     apply(&good.replace("size = 67108864", "size = 33554432")).fails(4, &["shrink"]);
     // One more than the data path takes would keep the next start from serving.
     apply(&good.replace("shards = 0", "shards = 65")).fails(1, &["service.shards", "at most 64"]);
+    let own = good.replace("images/disk0.img", "secrets/secrets.toml");
+    apply(&own).fails(1, &["iscsi.device[0].path", "the service's own files"]);
     apply("\u{0}\u{1}").fails(1, &["line 1"]);
+    let group = "api_group = \"4294967295\"";
+    apply(&good.replace("ring = \"auto\"", group)).fails(1, &["service.api_group"]);
     apply(&good.replace("ring = \"auto\"", "api_group = \"no-such-group\""))
         .fails(1, &["no-such-group"]);
     assert_eq!(service.generation(), 1);

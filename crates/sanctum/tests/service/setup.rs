@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use rustix::process::Signal;
 
-use crate::harness::{Site, run, sanctum};
+use crate::harness::{Site, run, run_with, sanctum};
 
 #[test]
 fn a_first_start_serves_and_a_second_setup_changes_nothing() {
@@ -204,4 +204,15 @@ fn what_is_private_is_private() {
             "{words}"
         );
     }
+}
+
+#[test]
+fn an_export_to_standard_output_is_a_document_and_nothing_else() {
+    let site = Site::new();
+    let service = site.start();
+    let text = service.run("settings export -").ok().out;
+    let again = run_with(&mut service.command("settings apply -"), &text).ok();
+    assert!(again.out.contains("nothing to change"), "{}", again.out);
+    let value = service.json("settings export -");
+    assert_eq!(value["text"], text);
 }
