@@ -214,10 +214,21 @@ fn print(report: &Report, programs: &Path, directory: &Path, started: bool) {
     }
     let sanctum = programs.join("sanctum");
     println!("\nNext:");
-    println!("  export SANCTUM_SOCKET={}", report.socket.display());
-    println!("  {} target list", sanctum.display());
+    println!("  export SANCTUM_SOCKET={}", quoted(&report.socket));
+    println!("  {} target list", quoted(&sanctum));
     println!("  {}", list_luns(report, &portal));
     println!("\n`cargo xtask down` stops it.");
+}
+
+/// A path as one word of a shell's command line.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// The command that lists LUNs: libiscsi's, with the secret taken from its file, not shown.
@@ -226,8 +237,8 @@ fn list_luns(report: &Report, portal: &str) -> String {
         return format!("iscsi-ls -s iscsi://{portal}");
     };
     let secret = format!(
-        "$(sed -n 's/^\"{user}\" = \"\\(.*\\)\"$/\\1/p' '{}')",
-        report.secrets_file.display()
+        "$(sed -n 's/^\"{user}\" = \"\\(.*\\)\"$/\\1/p' {})",
+        quoted(&report.secrets_file)
     );
     format!(
         "LIBISCSI_CHAP_USERNAME={user} LIBISCSI_CHAP_PASSWORD=\"{secret}\" iscsi-ls -s iscsi://{portal}"

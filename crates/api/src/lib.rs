@@ -35,6 +35,7 @@ pub mod secret;
 pub mod view;
 
 pub use client::{Client, ClientError};
+pub use path::quoted;
 pub use problem::{Code, Problem};
 pub use secret::Secret;
 

@@ -67,7 +67,7 @@ impl DataDir {
                 )
                 .next(format!(
                     "make one: sanctum setup --data-dir {}",
-                    path.display()
+                    api::quoted(&path)
                 )));
             }
             Err(error) => return Err(failed("look at", &path, &error)),
@@ -193,7 +193,7 @@ fn only_ours(path: &Path) -> Result<(), Problem> {
         return Err(Problem::new(Code::Refused, what).next(format!(
             "run this as that user; or look at what they may have put into it, then: \
                  chown -R {own} {}",
-            path.display()
+            api::quoted(path)
         )));
     }
     let mode = data.mode() & 0o7777;
@@ -204,7 +204,7 @@ fn only_ours(path: &Path) -> Result<(), Problem> {
         );
         return Err(Problem::new(Code::Refused, what).next(format!(
             "look at what others may have changed in it, then: chmod 0700 {}",
-            path.display()
+            api::quoted(path)
         )));
     }
     Ok(())

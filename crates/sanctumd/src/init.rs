@@ -99,7 +99,7 @@ fn found(wanted: &Init) -> Result<Option<SetupReport>, Problem> {
         )
         .next(format!(
             "see what can be restored: sanctumd run --data-dir {}",
-            dir.path().display()
+            api::quoted(dir.path())
         ));
         problem.details = problems.to_string().lines().map(str::to_owned).collect();
         problem

@@ -31,7 +31,7 @@ pub(crate) fn restore(data_dir: &Path, generation: Option<u64>) -> Result<(), Pr
             )
             .next(format!(
                 "make them: sanctum setup --data-dir {}",
-                dir.path().display()
+                api::quoted(dir.path())
             )));
         }
         (Err(_), Some(number)) => number,

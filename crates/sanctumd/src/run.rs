@@ -67,7 +67,7 @@ fn usable(document: &Document, secrets: &Secrets, dir: &Path) -> Result<(), Prob
         .detail(error.to_string())
         .next(format!(
             "correct the file, then: sanctumd adopt --data-dir {}; a secret that is missing goes into {}",
-            dir.display(),
+            api::quoted(dir),
             secrets.path().display()
         ))
     })

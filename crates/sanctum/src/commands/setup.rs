@@ -294,11 +294,11 @@ fn show(report: &SetupReport) -> String {
     for note in &report.notes {
         let _ = writeln!(text, "note: {note}");
     }
-    let socket = report.socket.display();
+    let socket = api::quoted(&report.socket);
     let _ = write!(
         text,
         "\nnext:\n  sanctumd run --data-dir {} &\n  export SANCTUM_SOCKET={socket}\n  sanctum status\n",
-        report.data_dir.display(),
+        api::quoted(&report.data_dir),
     );
     text
 }
@@ -335,6 +335,24 @@ mod tests {
           export SANCTUM_SOCKET=/var/lib/sanctum/api.sock
           sanctum status
         ");
+    }
+
+    #[test]
+    fn what_to_type_can_be_pasted() {
+        let odd = SetupReport {
+            data_dir: "/srv/my disks".into(),
+            socket: "/srv/my disks/api.sock".into(),
+            ..report(true)
+        };
+        let text = show(&odd);
+        assert!(
+            text.contains("sanctumd run --data-dir '/srv/my disks' &"),
+            "{text}"
+        );
+        assert!(
+            text.contains("SANCTUM_SOCKET='/srv/my disks/api.sock'\n"),
+            "{text}"
+        );
     }
 
     #[test]
