@@ -2,11 +2,11 @@
 //!
 //! Anybody who reaches a portal can open connections and leave them, before login or in discovery
 //! sessions, which need no access rule. Each network (an IPv4 address; an IPv6 /64, in which a host
-//! takes as many addresses as it likes) has so many of either kind and no more. When that is reached,
-//! the address that has most of them pays: its oldest is closed for a newcomer from elsewhere in the
-//! network, and its own newcomers are turned away. So nobody locks out a neighbour. The last
-//! descriptors of the process are kept for the service's own files. The admin floor is told now and
-//! then of those who were turned away.
+//! takes as many addresses as it likes) has so many of either kind and no more. When that is
+//! reached, the address that has most of them pays: its oldest is closed for a newcomer from
+//! elsewhere in the network, and its own newcomers are turned away. So nobody locks out a neighbour.
+//! The last descriptors of the process are kept for the service's own files. The admin floor is told
+//! now and then of those who were turned away.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -8,8 +8,9 @@ pub const SHARDS_MAX: usize = 64;
 pub const CONNECTIONS_PER_SHARD_MAX: usize = 4096;
 /// Connections of one shard that have not finished their login; one more is closed at once.
 pub const LOGINS_PER_SHARD_MAX: usize = 512;
-/// Connections from one network (an IPv4 address, an IPv6 /64) that have not finished their login; for
-/// one more, one of the address that has most of them is closed, or the newcomer if that is its own.
+/// Connections from one network (an IPv4 address, an IPv6 /64) that have not finished their login;
+/// for one more, one of the address that has most of them is closed, or the newcomer if that is its
+/// own.
 pub const LOGINS_PER_PEER_MAX: usize = 256;
 /// Discovery sessions from one network; for one more, one ends or it is refused, as before login.
 pub const DISCOVERIES_PER_PEER_MAX: usize = 64;
