@@ -79,7 +79,13 @@ pub(crate) fn init(wanted: &Init) -> Result<SetupReport, Problem> {
 
 /// What is there already. Read without a lock, so that it works beside a running service.
 fn found(wanted: &Init) -> Result<Option<SetupReport>, Problem> {
-    let path = wanted.data_dir.join("settings/current.toml");
+    // First: nothing is read where another user could have put it.
+    let dir = match DataDir::open(&wanted.data_dir) {
+        Ok(dir) => dir,
+        Err(problem) if problem.code == Code::NotFound => return Ok(None),
+        Err(problem) => return Err(problem),
+    };
+    let path = dir.path().join("settings/current.toml");
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -91,7 +97,6 @@ fn found(wanted: &Init) -> Result<Option<SetupReport>, Problem> {
             );
         }
     };
-    let dir = DataDir::open(&wanted.data_dir)?;
     let document = settings::parse(&text).map_err(|problems| {
         let mut problem = Problem::new(
             Code::InvalidSettings,
@@ -432,6 +437,20 @@ mod tests {
         assert_eq!(problem.code, Code::Refused);
         assert!(problem.what.contains("thesis.tex"));
         assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nothing_is_read_where_others_may_write() {
+        use std::os::unix::fs::PermissionsExt;
+        let temporary = tempfile::tempdir().unwrap();
+        let settings = temporary.path().join("settings");
+        std::fs::create_dir(&settings).unwrap();
+        std::fs::write(settings.join("current.toml"), "planted").unwrap();
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&settings, open).unwrap();
+        let problem = init(&wanted(temporary.path(), 3260)).unwrap_err();
+        assert_eq!(problem.code, Code::Refused);
+        assert!(problem.what.contains("0777"), "{}", problem.what);
     }
 
     #[test]
