@@ -30,6 +30,9 @@ pub const OVERDUE: Duration = Duration::from_secs(1);
 /// A command that may have been ended by somebody else's reset (the target says nothing then), and
 /// has had no answer for so long since, is given up.
 pub const SILENCE: Duration = Duration::from_secs(2);
+/// A reset whose sender's session ended before the answer may end others' commands for so long: the
+/// target waits up to ten seconds for what has to end.
+pub const CUT_OFF: Duration = Duration::from_secs(12);
 /// Between two attempts to connect.
 pub const RECONNECT: Duration = Duration::from_millis(100);
 /// Bytes of a receive buffer.

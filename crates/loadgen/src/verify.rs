@@ -75,6 +75,9 @@ struct Board {
     overdue: bool,
     /// A function that ends everybody's commands was answered.
     swept: bool,
+    /// So long such a function may still do its work whose answer never came, because the session
+    /// of the one who had sent it ended first.
+    sweeping_until: Option<Instant>,
     /// No new load; everything is read once more.
     stopping: bool,
 }
@@ -155,6 +158,7 @@ impl Run {
             capacity: 0,
             overdue: false,
             swept: false,
+            sweeping_until: None,
             stopping: false,
         };
         Self {
@@ -205,7 +209,8 @@ impl Run {
             done &= worker.fill(options, board);
             worker.session.flush(reactor);
         }
-        if std::mem::take(&mut board.swept) {
+        let sweeping = board.sweeping_until.is_some_and(|until| board.now < until);
+        if std::mem::take(&mut board.swept) || sweeping {
             for worker in &mut self.workers {
                 worker.swept(board.now);
             }

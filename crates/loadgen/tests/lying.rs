@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use disk::{CacheMode, DeviceError, Disk, Execution, Features, Geometry, Reply, Request};
+use disk::{
+    CacheMode, Delay, DeviceError, Disk, Execution, Features, Geometry, Latency, Reply, Request,
+};
 use loadgen::verify::{Mix, Options, Report, VerifyError, run};
 use ring::{Buffer, Io};
 use target::config::{AccessRule, Action, Backing, Config, Device, Lun, Portal, Target};
@@ -24,6 +26,8 @@ const COUNTERS_END: u64 = loadgen::limits::COUNTERS * 512;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Lie {
     None,
+    /// Nothing is wrong, but all takes its time.
+    Slow,
     /// Acknowledged and not done.
     LostWrite,
     /// The second half of the last block is not written, but zeros.
@@ -211,8 +215,16 @@ fn under(lie: Lie, options: impl FnOnce(SocketAddr) -> Options) -> Result<Report
         .build()
         .unwrap();
     let opener = Opener::new(move |backing, mode| -> Result<Arc<dyn Disk>, DeviceError> {
+        let mut honest = disk::open(backing, mode)?;
+        if lie == Lie::Slow {
+            let latency = Latency {
+                base: Duration::from_millis(250),
+                jitter: Duration::from_millis(50),
+            };
+            honest = Arc::new(Delay::new(honest, latency, latency, 1));
+        }
         Ok(Arc::new(Liar {
-            honest: disk::open(backing, mode)?,
+            honest,
             lie,
             operations: AtomicU32::new(0),
         }))
@@ -283,6 +295,21 @@ fn an_honest_disk_has_nothing_to_tell() {
     assert_eq!(report.losses, 0);
     let owned = report.capacity_blocks - loadgen::limits::COUNTERS;
     assert!(report.verified_blocks >= owned, "{report:?}");
+}
+
+#[test]
+fn a_reset_whose_answer_was_cut_off_explains_what_has_no_answer() {
+    // It ends everybody's commands without a word, and the only one who knew of it is killed.
+    let wild = |portal| Options {
+        depth: 1,
+        initiators: 8,
+        time: Duration::from_secs(8),
+        kill_every: Duration::from_millis(50),
+        reset_every: Duration::from_millis(300),
+        ..options(portal)
+    };
+    let report = under(Lie::Slow, wild).unwrap();
+    assert!(report.kills > 5 && report.functions > 5, "{report:?}");
 }
 
 #[test]

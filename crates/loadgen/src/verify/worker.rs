@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::mix::Choice;
 use super::{Board, Options, VerifyError};
 use crate::block::BYTES;
-use crate::limits::{self, COUNTERS, OVERDUE, SILENCE};
+use crate::limits::{self, COUNTERS, CUT_OFF, OVERDUE, SILENCE};
 use crate::model::{End, Owned, Span};
 use crate::session::{News, Session};
 use crate::{cdb, sense};
@@ -56,6 +56,16 @@ struct Abort {
     function: TmfFunction,
     since: Instant,
     covers: Vec<TaskId>,
+}
+
+impl Abort {
+    /// It ends others' commands, too.
+    const fn sweeps(&self) -> bool {
+        matches!(
+            self.function,
+            TmfFunction::LogicalUnitReset | TmfFunction::ClearTaskSet
+        )
+    }
 }
 
 #[derive(Debug)]
@@ -138,7 +148,9 @@ impl Worker {
         }
         self.away_since.get_or_insert(board.now);
         why.clone_into(&mut self.last_loss);
-        self.abort = None;
+        if self.abort.take().is_some_and(|abort| abort.sweeps()) {
+            board.sweeping_until = Some(board.now + CUT_OFF);
+        }
         self.suspicious = false;
         for flight in std::mem::take(&mut self.flights).into_values() {
             self.unknown(flight.operation, board);
@@ -347,10 +359,7 @@ impl Worker {
             }
             other => return Err(self.unexpected(format!("{function:?} was answered {other:?}"))),
         }
-        board.swept |= matches!(
-            function,
-            TmfFunction::LogicalUnitReset | TmfFunction::ClearTaskSet
-        );
+        board.swept |= abort.sweeps();
         for task in abort.covers {
             if let Some(flight) = self.flights.remove(&task) {
                 self.session.forget(task);
