@@ -69,6 +69,9 @@ pub const DISK_TIME_MAX: Duration = Duration::from_secs(70);
 pub const FLUSH_TIME_MAX: Duration = Duration::from_secs(45);
 /// How often a shard looks at the clocks of its connections.
 pub const TICK: Duration = Duration::from_secs(1);
+/// After so long a command that has not ended is written to the log, with where it is. Initiators
+/// commonly abort after 30 s.
+pub const SLOW_COMMAND: Duration = Duration::from_secs(15);
 /// Quiet time of a connection before the target sends a NOP-In.
 pub const NOP_INTERVAL: Duration = Duration::from_secs(10);
 /// Time for the answer to that NOP-In; then the connection is dropped.

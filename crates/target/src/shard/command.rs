@@ -5,6 +5,7 @@
 //! step asks what is published about the unit in that very moment.
 
 use std::sync::Arc;
+use std::time::Instant;
 use std::sync::atomic::Ordering;
 
 use iscsi::target::{ScsiStatus, TaskId};
@@ -69,6 +70,9 @@ pub(super) struct Running {
     pub(super) owed: bool,
     /// Who waits for its end.
     pub(super) waits: Vec<usize>,
+    began: Instant,
+    /// It was told of as slow.
+    slow: bool,
 }
 
 /// A task's key in the ring and at gates: place and generation.
@@ -152,6 +156,8 @@ impl Shard {
             aborted: false,
             owed: false,
             waits: Vec::new(),
+            began: self.now,
+            slow: false,
         });
         self.sessions[session_index]
             .tasks
@@ -333,6 +339,30 @@ impl Shard {
             &running.shared.nexus,
         );
         self.step(index, step);
+    }
+
+    /// Writes down, once for each, commands that take so long that their initiator is about to lose
+    /// patience, and where they are.
+    pub(super) fn tell_slow(&mut self) {
+        for (_, running) in &mut self.running {
+            let age = self.now.saturating_duration_since(running.began);
+            if running.slow || age < limits::SLOW_COMMAND {
+                continue;
+            }
+            running.slow = true;
+            tracing::warn!(
+                device = %running.unit.name,
+                initiator = %running.shared.nexus.initiator,
+                tag = ?running.id,
+                phase = ?running.phase,
+                data_out = running.data_out_len,
+                filled = running.filled,
+                admitted = running.pass.is_some(),
+                aborted = running.aborted,
+                seconds = age.as_secs(),
+                "a command does not end"
+            );
+        }
     }
 
     pub(super) fn finish(&mut self, index: usize, response: &Response) {

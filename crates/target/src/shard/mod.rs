@@ -335,6 +335,7 @@ impl Shard {
             self.tick_connection(index);
         }
         self.check_waits();
+        self.tell_slow();
         self.wake_listeners();
         if let Some(refused) = self.links.shared.door.report(self.now) {
             self.links.shared.tell(refused);
