@@ -112,7 +112,8 @@ impl Service {
             .map_err(|error| device_failed(device, &error))?;
         let durable = self.inner.control.locked(unit).await;
         let durable = durable.map_err(|Overdue| not_switched(&device.name))?;
-        let is_same = durable.store.path() == store.path()
+        let known = durable.store.as_ref();
+        let is_same = known.is_some_and(|known| known.path() == store.path())
             && beside.is_none_or(|beside| beside.naa == durable.beside.naa);
         drop(durable);
         if !is_same {

@@ -239,5 +239,5 @@ fn same_disk(other: &str) -> String {
 /// Where the document beside a device lies; unknown while it is being written.
 fn document(unit: &LogicalUnit) -> Option<PathBuf> {
     let durable = unit.durable.try_lock().ok()?;
-    Some(durable.store.path().to_path_buf())
+    Some(durable.store.as_ref()?.path().to_path_buf())
 }
