@@ -308,7 +308,12 @@ struct Whole<'a> {
 pub fn document_of_image(image: &Path) -> PathBuf {
     // Next to the file itself: a link to it is no other device.
     let image = image.canonicalize().unwrap_or_else(|_| image.to_path_buf());
-    with_suffix(&image, ".sanctum")
+    document_at(&image)
+}
+
+/// The same of a path that leads through no link.
+pub(crate) fn document_at(image: &Path) -> PathBuf {
+    with_suffix(image, ".sanctum")
 }
 
 /// Where a document is written before it takes its name.

@@ -43,6 +43,7 @@ pub(crate) fn open(
     let kind = Kind::Block { drive_cache };
     let traits = Traits {
         path: path.into(),
+        id: None,
         kind,
         block_size,
         physical_block_size: physical.max(block_size),

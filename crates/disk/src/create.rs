@@ -14,15 +14,16 @@
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::backing::Provisioning;
-use crate::beside::{document_of_image, temporary_of};
+use crate::beside::{document_at, document_of_image, temporary_of};
 use crate::error::DeviceError;
-use crate::image::{lock, open_regular};
+use crate::file_id::FileId;
+use crate::image::{id_of, lock};
 use crate::limits::{DIRECT_ALIGNMENT_MAX, PREALLOCATE_CHUNK, ZERO_CHUNK};
 use crate::open::check_device_size;
 
@@ -34,6 +35,7 @@ const IMAGE_MODE: Mode = Mode::from_raw_mode(0o600);
 /// `progress(done, total)` is called along a preallocation, in bytes, at least at its start and its
 /// end; returning false cancels. The result is stable when this returns. Blocks: call it from a
 /// blocking thread.
+/// Returns which file was made, for [`remove_image`].
 ///
 /// # Errors
 /// [`DeviceError::Exists`] (nothing is ever overwritten), [`DeviceError::Leftover`] (the document
@@ -46,7 +48,7 @@ pub fn create_image(
     size: u64,
     provisioning: Provisioning,
     progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<(), DeviceError> {
+) -> Result<FileId, DeviceError> {
     check_device_size(size, 512)?;
     if path.symlink_metadata().is_ok() {
         return Err(DeviceError::Exists { path: path.into() });
@@ -75,49 +77,112 @@ pub fn create_image(
     pending.finish()
 }
 
-/// Removes an image file and the document beside it, durably: how the making of a device is undone.
-/// What is not there counts as removed, so a removal that failed can be repeated. Blocks.
+/// Removes an image file, the document beside it and, where `path` is a link to it, the link,
+/// durably; for whoever had the device, and to undo [`create_image`]. Only the file that `image`
+/// says is removed: who may write to a directory on the way can have led the path elsewhere. What
+/// is not there counts as removed, so a removal that failed can be repeated. Blocks.
 ///
 /// # Errors
-/// [`DeviceError::Locked`] while a device or program uses the image and
-/// [`DeviceError::WrongKind`] (nothing was removed); [`DeviceError::Open`],
-/// [`DeviceError::Remove`].
-pub fn remove_image(path: &Path) -> Result<(), DeviceError> {
-    let document = document_of_image(path);
-    let image = match path.canonicalize() {
-        Ok(image) => Some(image),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
+/// [`DeviceError::Replaced`] where another file is there, and [`DeviceError::Locked`] while a device
+/// or program uses the image (nothing was removed); [`DeviceError::Open`], [`DeviceError::Remove`].
+pub fn remove_image(path: &Path, image: FileId) -> Result<(), DeviceError> {
+    let found = match path.canonicalize() {
+        Ok(real) => Some(real),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // A link to nowhere is not what the device was opened by.
+            if path.symlink_metadata().is_ok() {
+                return Err(DeviceError::Replaced { path: path.into() });
+            }
+            None
+        }
         Err(source) => {
             let path = path.into();
             return Err(DeviceError::Open { path, source });
         }
     };
-    if let Some(image) = image {
-        let file = open_regular(&image, true, "an image file")?;
-        lock(&file, &image, false)?;
-        remove(&image)?;
+    let Some(place) = Place::of(found.as_deref().unwrap_or(path))? else {
+        return Ok(());
+    };
+    // Opened before anything is removed: it is the directory that the path went through.
+    let link = Place::of(path)?.filter(Place::is_link);
+    if found.is_some() {
+        let _locked = place.open(path, image)?;
+        place.remove(&place.path)?;
     }
-    remove(&temporary_of(&document))?;
-    remove(&document)
+    if let Some(link) = link {
+        link.remove(path)?;
+    }
+    let document = document_at(&place.path);
+    place.remove(&temporary_of(&document))?;
+    place.remove(&document)
 }
 
-/// Removes a file and makes that stable; none is no error.
-fn remove(path: &Path) -> Result<(), DeviceError> {
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(source) => {
-            let path = path.into();
-            return Err(DeviceError::Remove { path, source });
+/// A path whose directory is held open: what is done in it is done there, whatever is made of the
+/// directories on the way meanwhile.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl Place {
+    /// None where there is no such directory.
+    fn of(path: &Path) -> Result<Option<Self>, DeviceError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match rustix::fs::open(directory_of(path), flags, Mode::empty()) {
+            Ok(directory) => Ok(Some(Self {
+                path: path.into(),
+                directory,
+            })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(opening(path)(errno)),
         }
     }
-    let directory = directory_of(path);
-    std::fs::File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| DeviceError::Remove {
-            path: directory.into(),
-            source,
-        })
+
+    fn is_link(&self) -> bool {
+        let name = self.path.file_name().unwrap_or_default();
+        rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+    }
+
+    /// Opens and locks the file here, if it is that one; `path` is what it was asked for by.
+    fn open(&self, path: &Path, image: FileId) -> Result<OwnedFd, DeviceError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let name = self.path.file_name().unwrap_or_default();
+        let replaced = || DeviceError::Replaced { path: path.into() };
+        let file = match rustix::fs::openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::LOOP | Errno::NOENT | Errno::NXIO) => return Err(replaced()),
+            Err(errno) => return Err(opening(path)(errno)),
+        };
+        if id_of(&file, path)? != image {
+            return Err(replaced());
+        }
+        lock(&file, path, false)?;
+        Ok(file)
+    }
+
+    /// Removes what has the last name of a path and makes that stable; none is no error.
+    fn remove(&self, path: &Path) -> Result<(), DeviceError> {
+        let failed = |path: &Path, errno: Errno| DeviceError::Remove {
+            path: path.into(),
+            source: errno.into(),
+        };
+        let name = path.file_name().unwrap_or_default();
+        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+            Ok(()) => rustix::fs::fsync(&self.directory)
+                .map_err(|errno| failed(directory_of(path), errno)),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed(path, errno)),
+        }
+    }
+}
+
+fn opening(path: &Path) -> impl Fn(Errno) -> DeviceError + '_ {
+    move |errno| DeviceError::Open {
+        path: path.into(),
+        source: errno.into(),
+    }
 }
 
 fn directory_of(path: &Path) -> &Path {
@@ -245,7 +310,7 @@ impl<'a> Pending<'a> {
         }
     }
 
-    fn finish(mut self) -> Result<(), DeviceError> {
+    fn finish(mut self) -> Result<FileId, DeviceError> {
         let path = self.path;
         if !self.named {
             let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
@@ -256,8 +321,9 @@ impl<'a> Pending<'a> {
             }
         }
         rustix::fs::fsync(&self.directory).map_err(failed(path, "making its directory stable"))?;
+        let id = id_of(&self.file, path)?;
         self.named = false;
-        Ok(())
+        Ok(id)
     }
 }
 

@@ -19,6 +19,10 @@ macro_rules! as_inner {
             self.inner.notes()
         }
 
+        fn file(&self) -> Option<$crate::FileId> {
+            self.inner.file()
+        }
+
         fn sync_ahead(
             &self,
             mode: $crate::request::CacheMode,

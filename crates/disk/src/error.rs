@@ -116,6 +116,15 @@ pub enum DeviceError {
         /// The document that is in the way.
         document: PathBuf,
     },
+    /// What the path leads to now is another file than the one to be removed; nothing was removed.
+    #[error(
+        "the file at {path} is not the one that the device uses, so it is left as it is; look at \
+         what came to be there, and remove the device's own file by hand"
+    )]
+    Replaced {
+        /// The path given.
+        path: PathBuf,
+    },
     /// An image or its document could not be removed; a repeated removal goes on from there.
     #[error("cannot remove {path}; remove it again when the cause is mended")]
     Remove {

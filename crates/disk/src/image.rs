@@ -17,6 +17,7 @@ use crate::error::DeviceError;
 use crate::file::{
     FileDisk, Generation, Kind, Method, Parts, Plan, Reserve, Traits, prepare_write_back, reopen,
 };
+use crate::file_id::FileId;
 use crate::limits::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
 use crate::open::{check_block_size, check_device_size};
 use crate::request::CacheMode;
@@ -55,6 +56,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
     let kind = Kind::Image { preallocated };
     let traits = Traits {
         path: spec.path.into(),
+        id: Some(id_of(&file, spec.path)?),
         kind,
         block_size: spec.block_size,
         physical_block_size: spec.block_size.max(BLOCK_SIZE_MAX),
@@ -206,6 +208,15 @@ pub(crate) fn inspect(file: &OwnedFd, path: &Path) -> Result<Stat, DeviceError> 
         path: path.into(),
         what: "size and kind",
         source: errno.into(),
+    })
+}
+
+/// Which file this is.
+pub(crate) fn id_of(file: &OwnedFd, path: &Path) -> Result<FileId, DeviceError> {
+    FileId::of(file).map_err(|source| DeviceError::Inspect {
+        path: path.into(),
+        what: "which file it is",
+        source,
     })
 }
 

@@ -32,6 +32,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError
     let kind = Kind::Iso;
     let traits = Traits {
         path: path.into(),
+        id: None,
         kind,
         block_size: OPTICAL_BLOCK_SIZE,
         physical_block_size: OPTICAL_BLOCK_SIZE,

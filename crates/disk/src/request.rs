@@ -8,6 +8,7 @@ use ring::{Buffer, Io};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DeviceError;
+use crate::file_id::FileId;
 use crate::limits;
 
 /// Size and shape.
@@ -325,6 +326,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// longer than the device. One sentence each.
     fn notes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The image file that it has open; `None` for everything else.
+    fn file(&self) -> Option<FileId> {
+        None
     }
 
     // Control plane: these block, and are called from a blocking thread.

@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+pub use disk::FileId;
 use disk::{BesideStore, DeviceError};
 
 use crate::config::{Backing, Device, Provisioning};
@@ -63,6 +64,8 @@ pub enum Fault {
     Leftover,
     /// There is nothing in the place.
     Missing,
+    /// Somebody else has it, or operations of an earlier run have not ended.
+    InUse,
     /// The file system is full.
     NoSpace,
     /// The caller cancelled; nothing is left behind.
@@ -91,7 +94,8 @@ impl ProvisionError {
 }
 
 /// Makes an image file of `size` bytes, all or nothing, never over an existing one. `progress(done,
-/// total)` is called along a preallocation, in bytes; returning false cancels. Blocks.
+/// total)` is called along a preallocation, in bytes; returning false cancels. Returns which file it
+/// is, for [`remove_image`]. Blocks.
 ///
 /// # Errors
 /// What [`Fault`] lists; nothing is left behind.
@@ -100,14 +104,14 @@ pub fn create_image(
     size: u64,
     provisioning: Provisioning,
     progress: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<(), ProvisionError> {
-    disk::create_image(path, size, provisioning, progress)?;
+) -> Result<FileId, ProvisionError> {
+    let made = disk::create_image(path, size, provisioning, progress)?;
     // A thin image is made at once and asks nobody: a cancellation that came meanwhile counts, too.
     if !progress(size, size) {
-        remove_image(path)?;
+        remove_image(path, made)?;
         return Err(DeviceError::Cancelled { path: path.into() }.into());
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Size in bytes of an image file that is there already.
@@ -125,16 +129,32 @@ pub fn image_size(path: &Path) -> Result<u64, ProvisionError> {
     }
 }
 
-/// Removes an image file and the document beside it; what is not there is removed. No device may
-/// name it any more.
+/// Removes an image file, the document beside it and a link that the path is; what is not there is
+/// removed. No device may name it any more. `image` says which file: see
+/// [`Service::file_of`](crate::Service::file_of).
 ///
 /// # Errors
-/// What is there still; a repetition goes on from there.
-pub fn remove_image(path: &Path) -> Result<(), ProvisionError> {
-    // The path given may be a link to the file.
-    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    disk::remove_image(&file)?;
-    remove(path)
+/// What is there still, and [`DeviceError::Replaced`] where that is another file; a repetition goes
+/// on from there.
+pub fn remove_image(path: &Path, image: FileId) -> Result<(), ProvisionError> {
+    Ok(disk::remove_image(path, image)?)
+}
+
+/// Whether [`remove_image`] would find that very file at the path, or none: to be asked before what
+/// cannot be taken back.
+///
+/// # Errors
+/// [`DeviceError::Replaced`], and [`ProvisionError::Absent`] where it cannot be told.
+pub fn is_image(path: &Path, image: FileId) -> Result<(), ProvisionError> {
+    match FileId::at(path) {
+        Ok(found) if found == image => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(()),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            let path = path.into();
+            Err(ProvisionError::Absent { path, source })
+        }
+        _ => Err(DeviceError::Replaced { path: path.into() }.into()),
+    }
 }
 
 /// Removes what a device without a place of its own has left in the data directory: a device of
@@ -192,15 +212,40 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.img");
         let link = directory.path().join("link.img");
-        create_image(&path, 1 << 20, Provisioning::Thin, &mut |_, _| true).unwrap();
+        let made = create_image(&path, 1 << 20, Provisioning::Thin, &mut |_, _| true).unwrap();
         assert_eq!(image_size(&path).unwrap(), 1 << 20);
         std::os::unix::fs::symlink(&path, &link).unwrap();
         std::fs::write(directory.path().join("a.img.sanctum"), "x").unwrap();
         assert!(same_file(&path, &link) && !same_file(&path, directory.path()));
-        remove_image(&link).unwrap();
+        remove_image(&link, made).unwrap();
         assert!(names(directory.path()).is_empty());
-        remove_image(&link).unwrap();
+        remove_image(&link, made).unwrap();
         assert_eq!(image_size(&path).unwrap_err().fault(), Fault::Missing);
+    }
+
+    #[test]
+    fn a_file_put_in_the_place_of_an_image_is_no_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        let precious = directory.path().join("precious");
+        let made = create_image(&path, 1 << 20, Provisioning::Thin, &mut |_, _| true).unwrap();
+        is_image(&path, made).unwrap();
+        std::fs::rename(&path, directory.path().join("kept.img")).unwrap();
+        is_image(&path, made).unwrap();
+        let refused = || {
+            for answer in [is_image(&path, made), remove_image(&path, made)] {
+                let text = answer.unwrap_err().to_string();
+                assert!(text.contains("not the one that the device uses"), "{text}");
+            }
+        };
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        refused();
+        std::fs::write(&precious, "x").unwrap();
+        refused();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "x").unwrap();
+        refused();
+        assert_eq!(names(directory.path()), ["a.img", "kept.img", "precious"]);
     }
 
     #[test]

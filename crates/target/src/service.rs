@@ -20,7 +20,7 @@ use crate::info::{DeviceInfo, PortalInfo, SessionInfo, Status};
 use crate::limits;
 use crate::listeners::Listeners;
 use crate::notice::Notice;
-use crate::provision::Fault;
+use crate::provision::{Fault, FileId};
 use crate::secrets::Secrets;
 use crate::shard;
 use crate::unit::LogicalUnit;
@@ -321,6 +321,13 @@ impl Service {
             }
         };
         exports.config.devices.iter().map(line).collect()
+    }
+
+    /// The image file that the service has, or had last, open as a device: what is at the device's
+    /// path may be another one by now. `None` for other kinds, and where it never was open.
+    pub fn file_of(&self, device: &str) -> Option<FileId> {
+        let exports = self.shared().exports.load();
+        exports.units.get(device)?.file()
     }
 
     /// Portals, in the order of the configuration.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use disk::{Beside, BesideStore, Disk};
+use disk::{Beside, BesideStore, Disk, FileId};
 use parking_lot::Mutex;
 use scsi::{Medium, Nexus, Unit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -37,6 +37,8 @@ pub(crate) struct LogicalUnit {
     /// Name of the device.
     pub(crate) name: String,
     disk: ArcSwapOption<Opened>,
+    /// The image file that it has, or had last, open.
+    file: Mutex<Option<FileId>>,
     published: ArcSwap<Unit>,
     /// Queue depth and ranges.
     pub(crate) gate: Gate,
@@ -119,6 +121,7 @@ impl LogicalUnit {
     ) -> Self {
         Self {
             name,
+            file: Mutex::new(disk.as_ref().and_then(|disk| disk.file())),
             disk: ArcSwapOption::new(disk.map(|disk| Arc::new(Opened(disk)))),
             published: ArcSwap::from_pointee(unit),
             gate: Gate::new(depth),
@@ -157,7 +160,14 @@ impl LogicalUnit {
 
     /// Puts a device in or takes it out.
     pub(crate) fn set_disk(&self, disk: Option<Arc<dyn Disk>>) {
+        if let Some(disk) = &disk {
+            *self.file.lock() = disk.file();
+        }
         self.disk.store(disk.map(|disk| Arc::new(Opened(disk))));
+    }
+
+    pub(crate) fn file(&self) -> Option<FileId> {
+        *self.file.lock()
     }
 
     pub(crate) fn trouble(&self) -> Option<String> {

@@ -55,6 +55,7 @@ pub(crate) use reserve::Reserve;
 pub(crate) use zero::Method;
 
 use crate::error::DeviceError;
+use crate::file_id::FileId;
 use crate::gate::RangeLock;
 use crate::request::{CacheMode, Disk, DiskError, Execution, Features, Geometry, Reply, Request};
 
@@ -62,6 +63,8 @@ use crate::request::{CacheMode, Disk, DiskError, Execution, Features, Geometry, 
 #[derive(Debug)]
 pub(crate) struct Traits {
     pub(crate) path: PathBuf,
+    /// Of an image: what is at `path` may be another file by now.
+    pub(crate) id: Option<FileId>,
     pub(crate) kind: Kind,
     pub(crate) block_size: u32,
     pub(crate) physical_block_size: u32,
@@ -306,6 +309,10 @@ impl Disk for FileDisk {
         let mut notes = self.core.notes.lock().clone();
         notes.extend(self.core.entrance.generation().note());
         notes
+    }
+
+    fn file(&self) -> Option<FileId> {
+        self.core.traits.id
     }
 
     fn sync_ahead(&self, mode: CacheMode) -> Result<(), DeviceError> {

@@ -8,8 +8,8 @@ use crate::backing::Backing;
 use crate::backing::Provisioning::{Preallocated, Thin};
 use crate::create::{create_image, remove_image};
 use crate::limits::PREALLOCATE_CHUNK;
-use crate::request::CacheMode;
-use crate::{BesideStore, DeviceError, document_of_image};
+use crate::request::{CacheMode, Disk};
+use crate::{BesideStore, DeviceError, FileId, document_of_image};
 
 fn names(directory: &std::path::Path) -> Vec<String> {
     let entry = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
@@ -63,6 +63,7 @@ fn a_new_image_never_takes_over_an_old_identity() {
         document_of_image(&path).canonicalize().unwrap(),
         store.path().canonicalize().unwrap()
     );
+    let image = FileId::at(&path).unwrap();
     fs::remove_file(&path).unwrap();
     let refused = create_image(&path, 1 << 20, Thin, &mut |_, _| true).unwrap_err();
     assert!(
@@ -72,7 +73,7 @@ fn a_new_image_never_takes_over_an_old_identity() {
     assert_eq!(names(directory.path()), ["a.img.sanctum"]);
     assert_eq!(store.load().unwrap(), Some(old));
     // The two ways out: without the document, or with the image.
-    remove_image(&path).unwrap();
+    remove_image(&path, image).unwrap();
     assert!(names(directory.path()).is_empty());
     shape.create(&path);
 }
@@ -89,24 +90,88 @@ fn an_image_is_removed_before_its_document_and_never_while_it_is_used() {
     fs::write(&document, "identity").unwrap();
     fs::write(directory.path().join("a.img.sanctum.new"), "half").unwrap();
     let disk = shape.open(&path, CacheMode::None);
-    let used = remove_image(&path).unwrap_err();
+    let image = disk.file().unwrap();
+    assert_eq!(image, FileId::at(&link).unwrap());
+    let used = remove_image(&path, image).unwrap_err();
     assert!(matches!(used, DeviceError::Locked { .. }), "{used}");
     assert_eq!(names(directory.path()).len(), 4);
     drop(disk);
-    remove_image(&link).unwrap();
-    assert_eq!(names(directory.path()), ["b"]);
-    remove_image(&path).unwrap();
+    remove_image(&link, image).unwrap();
+    assert!(names(directory.path()).is_empty());
+    remove_image(&path, image).unwrap();
     // The document cannot be removed: the image is gone already.
     shape.create(&path);
     fs::create_dir(&document).unwrap();
-    let failed = remove_image(&path).unwrap_err();
+    let image = FileId::at(&path).unwrap();
+    let failed = remove_image(&path, image).unwrap_err();
     assert!(
         matches!(&failed, DeviceError::Remove { path, .. } if *path == document),
         "{failed}"
     );
     assert!(!path.exists() && document.exists());
-    let kind = remove_image(directory.path()).unwrap_err();
-    assert!(matches!(kind, DeviceError::WrongKind { .. }), "{kind}");
+    let other = remove_image(directory.path(), image).unwrap_err();
+    assert!(matches!(other, DeviceError::Replaced { .. }), "{other}");
+}
+
+/// Who owns the directory of an image can make its path lead anywhere.
+#[test]
+fn only_the_very_file_is_removed_whatever_its_path_leads_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join("own");
+    fs::create_dir(&own).unwrap();
+    let (path, kept) = (own.join("a.img"), own.join("kept.img"));
+    let precious = directory.path().join("a.img");
+    fs::write(&precious, "precious").unwrap();
+    fs::write(directory.path().join("a.img.sanctum"), "precious").unwrap();
+    let image = create_image(&path, 4096, Thin, &mut |_, _| true).unwrap();
+    assert_eq!(image, FileId::at(&path).unwrap());
+    fs::write(own.join("a.img.sanctum"), "identity").unwrap();
+    fs::rename(&path, &kept).unwrap();
+    let refused = || {
+        let refused = remove_image(&path, image).unwrap_err();
+        assert!(
+            matches!(refused, DeviceError::Replaced { .. }),
+            "{refused:?}"
+        );
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
+        assert!(directory.path().join("a.img.sanctum").exists());
+    };
+    std::os::unix::fs::symlink(&precious, &path).unwrap();
+    refused();
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("nowhere", &path).unwrap();
+    refused();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "another").unwrap();
+    refused();
+    assert_eq!(fs::read(&path).unwrap(), b"another");
+    assert!(kept.exists() && own.join("a.img.sanctum").exists());
+    // The directory, too, can be led elsewhere.
+    let moved = directory.path().join("moved");
+    fs::rename(&own, &moved).unwrap();
+    std::os::unix::fs::symlink(directory.path(), &own).unwrap();
+    refused();
+    fs::remove_file(&own).unwrap();
+    fs::rename(&moved, &own).unwrap();
+    fs::rename(&kept, &path).unwrap();
+    remove_image(&path, image).unwrap();
+    assert!(names(&own).is_empty());
+}
+
+#[test]
+fn a_file_made_anew_is_another_one_though_it_gets_the_same_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    let make = || create_image(&path, 4096, Thin, &mut |_, _| true).unwrap();
+    let first = make();
+    // The clock of a file system has steps of some milliseconds.
+    let second = (0..10_000).find_map(|_| {
+        fs::remove_file(&path).unwrap();
+        Some(make()).filter(|again| *again != first)
+    });
+    let second = second.expect("two files are told apart");
+    remove_image(&path, first).unwrap_err();
+    remove_image(&path, second).unwrap();
 }
 
 #[test]

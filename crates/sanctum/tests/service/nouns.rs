@@ -316,6 +316,53 @@ fn a_file_that_another_device_uses_stays() {
 }
 
 #[test]
+fn what_was_put_in_the_place_of_a_device_file_is_not_deleted() {
+    let site = Site::new();
+    let service = site.start();
+    let (file, kept) = (site.scratch("m.img"), site.scratch("kept.img"));
+    let precious = site.scratch("precious.conf");
+    std::fs::write(&precious, "precious").unwrap();
+    let path = file.display();
+    service
+        .run(&format!("device create image m --size 16M --path {path}"))
+        .ok();
+    std::fs::rename(&file, &kept).unwrap();
+    let generation = service.generation();
+    let refused = || {
+        service.run("device delete m --delete-file").fails(
+            4,
+            &[
+                "not the one that the device uses",
+                "sanctum device delete m",
+            ],
+        );
+        assert_eq!(service.generation(), generation);
+    };
+    std::os::unix::fs::symlink(&precious, &file).unwrap();
+    refused();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "other").unwrap();
+    refused();
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
+    assert_eq!(std::fs::read(&file).unwrap(), b"other");
+    std::fs::rename(&kept, &file).unwrap();
+    service.run("device delete m --delete-file").ok();
+    assert!(!file.exists() && !site.scratch("m.img.sanctum").exists());
+    // What was never open cannot be recognised.
+    service
+        .run(&format!("device create image m --size 16M --path {path}"))
+        .ok();
+    service.stop();
+    std::fs::write(&file, "short").unwrap();
+    let service = site.start();
+    service
+        .run("device delete m --delete-file")
+        .fails(4, &["could not be opened", "sanctum device delete m"]);
+    service.run("device delete m").ok();
+    assert_eq!(std::fs::read(&file).unwrap(), b"short");
+}
+
+#[test]
 fn a_ram_disk_is_empty_after_a_restart_and_says_so() {
     let site = Site::new();
     let service = site.start();

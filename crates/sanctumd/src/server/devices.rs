@@ -10,6 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use settings::Document;
 use target::info::DeviceInfo;
+use target::provision::FileId;
 use target::{Service, provision};
 
 use super::extract::{Body, Names, Params};
@@ -97,22 +98,21 @@ pub(super) async fn add(
     let total = image.as_ref().map_or(0, |(_, size, _)| *size);
     let (running, task) = admin.tasks().begin(what.clone(), total)?;
     tokio::spawn(async move {
-        let made = image.as_ref().map(|(path, ..)| path.clone());
-        let running = match image {
+        let (running, made) = match image {
             Some(image) => match make(running, image).await {
-                Some(running) => running,
+                Some((running, made)) => (running, Some(made)),
                 None => return,
             },
-            None => running,
+            None => (running, None),
         };
         let changed = admin.alone(move |admin| async move {
             let edit = |document: &mut Document| insert(document, device);
             let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await;
             if changed.is_err()
-                && let Some(path) = made
+                && let Some((path, file)) = made
                 && !in_force(&admin, &path)
             {
-                remove_made(path).await;
+                remove_made(path, file).await;
             }
             changed
         });
@@ -123,18 +123,21 @@ pub(super) async fn add(
 }
 
 /// Makes an image; `None` when that ended the task.
-async fn make(running: Running, image: (PathBuf, u64, Provisioning)) -> Option<Running> {
+async fn make(
+    running: Running,
+    image: (PathBuf, u64, Provisioning),
+) -> Option<(Running, (PathBuf, FileId))> {
     let work = move || {
         let (path, size, provisioning) = image;
         let made = provision::create_image(&path, size, provisioning, &mut |done, total| {
             running.progress(done, total)
         });
-        (running, made)
+        (running, made.map(|file| (path, file)))
     };
     // When the work panics, `running` is dropped there, which ends the task as failed.
     let (running, made) = blocking(work).await.ok()?;
     match made {
-        Ok(()) => Some(running),
+        Ok(made) => Some((running, made)),
         Err(error) => {
             running.end(Err(trouble::provision(&error)));
             None
@@ -160,8 +163,8 @@ fn in_force(admin: &Admin, path: &Path) -> bool {
         .map_or(true, |current| user_of(&current.document, path).is_some())
 }
 
-async fn remove_made(path: PathBuf) {
-    let removed = blocking(move || provision::remove_image(&path)).await;
+async fn remove_made(path: PathBuf, file: FileId) {
+    let removed = blocking(move || provision::remove_image(&path, file)).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(%error, "an image that is not used stays");
     }
@@ -255,11 +258,16 @@ pub(super) async fn remove(
     );
     // In one turn with the removal of the file: nobody else's device can come to use it in between.
     let applied = admin.alone(move |admin| async move {
-        let edit = |document: &mut Document| take(document, &name, delete_file);
+        let service = admin.service().clone();
+        let edit = |document: &mut Document| {
+            let path = take(document, &name, delete_file)?;
+            path.map(|path| recognised(&service, &name, path))
+                .transpose()
+        };
         let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await?;
-        if let Some(path) = changed.value.clone() {
+        if let Some((path, file)) = changed.value.clone() {
             // A command that does not end holds the open file, not its name.
-            delete(&name, path).await?;
+            delete(&name, path, file).await?;
         }
         Ok(changed.settled()?.applied())
     });
@@ -305,9 +313,32 @@ fn take(
     }
 }
 
+/// Which file is the device's own: who may write to its directory can have put another one, or a
+/// link to one, in its place.
+fn recognised(service: &Service, name: &str, path: PathBuf) -> Result<(PathBuf, FileId), Problem> {
+    let refused = |why: &str| {
+        Problem::new(
+            Code::Refused,
+            format!("device {name} is not deleted with its file: {why}"),
+        )
+        .next(format!(
+            "remove the device alone, then what is to go by hand: sanctum device delete {name}"
+        ))
+    };
+    let Some(file) = service.file_of(name) else {
+        return Err(refused(&format!(
+            "it could not be opened, so the service cannot tell whether {} is its file",
+            path.display()
+        )));
+    };
+    tokio::task::block_in_place(|| provision::is_image(&path, file))
+        .map_err(|error| refused(&error.to_string()).causes(&error))?;
+    Ok((path, file))
+}
+
 /// Removes an image and what lies beside it. No device in force uses it any more.
-async fn delete(name: &str, path: PathBuf) -> Result<(), Problem> {
-    let removed = blocking(move || provision::remove_image(&path)).await?;
+async fn delete(name: &str, path: PathBuf, file: FileId) -> Result<(), Problem> {
+    let removed = blocking(move || provision::remove_image(&path, file)).await?;
     removed.map_err(|error| {
         let what = format!("device {name} is removed, but not its file");
         Problem::new(Code::Internal, what)
