@@ -134,6 +134,7 @@ pub(crate) fn fault(error: &DeviceError) -> Fault {
     match error {
         DeviceError::NoSpace { .. } => Fault::NoSpace,
         DeviceError::Missing { .. } => Fault::Missing,
+        DeviceError::Locked { .. } => Fault::InUse,
         DeviceError::Beside(disk::BesideError::Save { source, .. })
             if matches!(source.kind(), StorageFull | QuotaExceeded) =>
         {

@@ -84,6 +84,8 @@ pub const PORTAL_PATIENCE: Duration = Duration::from_secs(3);
 pub const PORTAL_LOOK: Duration = Duration::from_millis(10);
 /// How often a portal that does not listen is tried again.
 pub const PORTAL_RETRY: Duration = Duration::from_secs(2);
+/// How often a device that was in use at the start is tried again.
+pub const IN_USE_RETRY: Duration = Duration::from_secs(2);
 /// Portals at most.
 pub const PORTALS_MAX: usize = 256;
 /// Targets at most.

@@ -16,11 +16,20 @@ use tokio::time::timeout;
 use crate::apply::{Ready, blocking};
 use crate::config::{Backing, Config, Device};
 use crate::devices::{self, Exposure};
+use crate::limits;
 use crate::notice::Notice;
-use crate::service::{Inner, Service};
+use crate::provision::Fault;
+use crate::service::{Inner, Service, ServiceError};
 use crate::unit::LogicalUnit;
 
 type Opened = Result<LogicalUnit, String>;
+
+/// What came of opening within the bound.
+struct Outcome {
+    opened: Opened,
+    /// Somebody has it, maybe an earlier run of ours whose last operations have not ended.
+    in_use: bool,
+}
 
 impl Service {
     /// Opens what is found at the start, as far as it can be opened.
@@ -94,10 +103,15 @@ impl Service {
     }
 
     async fn open_first(&self, device: &Device, exposure: Exposure) -> Opened {
+        let inner = Arc::downgrade(&self.inner);
         let reason = match self.open_within(device, &exposure).await {
-            Ok(opened) => return opened,
+            Ok(Outcome { opened, in_use }) => {
+                if in_use {
+                    tokio::spawn(Self::load_when_free(inner, device.name.clone()));
+                }
+                return opened;
+            }
             Err(late) => {
-                let inner = Arc::downgrade(&self.inner);
                 tokio::spawn(Self::load_late(inner, device.name.clone(), late));
                 unanswered(self.inner.options.open_time)
             }
@@ -121,6 +135,32 @@ impl Service {
         }
     }
 
+    /// What was in use at the start is tried again until it is free, or not wanted any more: after a
+    /// kill the kernel still holds a disk that has not answered, and no host may have to wait for a
+    /// person because of that. Ends with the service.
+    async fn load_when_free(inner: Weak<Inner>, device: String) {
+        loop {
+            tokio::time::sleep(limits::IN_USE_RETRY).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let service = Self { inner };
+            let exports = service.shared().exports.load_full();
+            let unit = exports.units.get(&device);
+            let is_open = unit.is_some_and(|unit| unit.disk().is_some());
+            let is_there = unit.is_some() || exports.failed.contains_key(&device);
+            if service.inner.stopping.load(Ordering::Acquire) || is_open || !is_there {
+                return;
+            }
+            match service.load_device(&device).await {
+                Err(ServiceError::Device {
+                    fault: Fault::InUse,
+                    ..
+                }) => {}
+                Err(error) => return service.tell_failed(&device, &error.to_string()),
+                Ok(()) => return,
+            }
+        }
+    }
+
     /// Opens a device beside others that are open.
     pub(crate) async fn open_device(
         &self,
@@ -130,7 +170,8 @@ impl Service {
     ) -> Result<Arc<LogicalUnit>, String> {
         let exposure = Exposure::of(config, &device.name);
         let opened = self.open_within(device, &exposure).await;
-        let unit = opened.map_err(|_| unanswered(self.inner.options.open_time))??;
+        let outcome = opened.map_err(|_| unanswered(self.inner.options.open_time))?;
+        let unit = outcome.opened?;
         alone(device, &unit, others)?;
         Ok(self.opened(unit))
     }
@@ -151,21 +192,29 @@ impl Service {
         &self,
         device: &Device,
         exposure: &Exposure,
-    ) -> Result<Opened, JoinHandle<Opened>> {
+    ) -> Result<Outcome, JoinHandle<Opened>> {
         let (device, exposure) = (device.clone(), exposure.clone());
         let options = self.inner.options.clone();
         let given_up = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&given_up);
+        let in_use = Arc::new(AtomicBool::new(false));
+        let taken = Arc::clone(&in_use);
         let mut opening = spawn_blocking(move || {
             let opened = options.opener.open(&device.backing, device.cache);
             if seen.load(Ordering::Acquire) {
                 return Err("nobody waits for it any more".to_owned());
             }
-            let opened = opened.map_err(|error| devices::chain(&error));
+            let opened = opened.map_err(|error| {
+                taken.store(devices::fault(&error) == Fault::InUse, Ordering::Release);
+                devices::chain(&error)
+            });
             devices::assemble(&device, opened, &exposure, &options.data_dir)
         });
         match timeout(self.inner.options.open_time, &mut opening).await {
-            Ok(ended) => Ok(ended.unwrap_or_else(|error| Err(error.to_string()))),
+            Ok(ended) => Ok(Outcome {
+                opened: ended.unwrap_or_else(|error| Err(error.to_string())),
+                in_use: in_use.load(Ordering::Acquire),
+            }),
             Err(_) => {
                 given_up.store(true, Ordering::Release);
                 Err(opening)

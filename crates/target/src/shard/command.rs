@@ -5,8 +5,8 @@
 //! step asks what is published about the unit in that very moment.
 
 use std::sync::Arc;
-use std::time::Instant;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use iscsi::target::{ScsiStatus, TaskId};
 use ring::{Buffer, SharedBuffer};

@@ -29,6 +29,8 @@ struct Door {
     /// Whether it is closed, and how many stand before it.
     state: Mutex<(bool, usize)>,
     moved: Condvar,
+    /// Somebody else has what is behind it.
+    is_taken: AtomicBool,
 }
 
 impl Door {
@@ -57,6 +59,13 @@ impl Door {
             let late = self.moved.wait_for(&mut state, HANG).timed_out();
             assert!(!late, "nobody came to the door");
         }
+    }
+}
+
+fn size_of(backing: &Backing) -> Option<u64> {
+    match backing {
+        Backing::Image { size, .. } | Backing::Ram { size, .. } => Some(*size),
+        Backing::Block { .. } | Backing::Iso { .. } => None,
     }
 }
 
@@ -193,6 +202,10 @@ impl Site {
         let (seen, door) = (Arc::clone(&moods), Arc::clone(&opening));
         let opener = Opener::new(
             move |backing: &Backing, mode| -> Result<Arc<dyn Disk>, DeviceError> {
+                if door.is_taken.load(Ordering::SeqCst) && size_of(backing) != Some(A) {
+                    let path = "/of/somebody".into();
+                    return Err(DeviceError::Locked { path });
+                }
                 let inner = disk::open(backing, mode)?;
                 let size = inner.geometry().bytes();
                 if size != A {
@@ -590,6 +603,25 @@ fn a_device_that_does_not_open_keeps_neither_the_start_nor_others_waiting() {
     // By itself.
     wait_for("the device", || site.state("b") == DeviceState::Ready);
     while lun1(&mut a, &[0], 0).0.status != 0 {}
+}
+
+#[test]
+fn a_device_that_is_in_use_at_the_start_comes_by_itself_once_it_is_free() {
+    let opening = Arc::<Door>::default();
+    opening.is_taken.store(true, Ordering::SeqCst);
+    let (directory, config) = (tempfile::tempdir().unwrap(), two());
+    let store =
+        disk::BesideStore::for_device(&config.devices[1].backing, "b", directory.path()).unwrap();
+    let serial = store.load_or_create().unwrap().serial;
+    let site = Site::start_behind(directory, config, opening);
+    assert_eq!(site.state("ram"), DeviceState::Ready);
+    assert!(matches!(site.state("b"), DeviceState::NotReady { .. }));
+    // Still taken: refused, and tried again.
+    let error = site.load("b").unwrap_err();
+    assert!(error.to_string().contains("/of/somebody"), "{error}");
+    site.opening.is_taken.store(false, Ordering::SeqCst);
+    wait_for("the device", || site.state("b") == DeviceState::Ready);
+    assert_eq!(site.service.devices()[1].serial, serial);
 }
 
 /// Two images, of which the second is a copy of the first, document and all.
