@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Site, free_port, run, run_with};
+use crate::harness::{Running, Site, free_port, run, run_with};
 
 #[test]
 fn devices_and_luns() {
@@ -458,6 +458,27 @@ fn targets_and_access_rules() {
         .run(&format!("access add {name} read-only --lun 0=4"))
         .fails(1, &["no LUN 4"]);
     service.run(&format!("access move {name} 1 2")).ok();
+    what_a_rule_asks_for(&service, name);
+    let actions: Vec<_> = service
+        .json(&format!("access list {name}"))
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| rule["action"].clone())
+        .collect();
+    assert_eq!(actions, ["allow", "deny"]);
+    service
+        .run(&format!("access remove {name} 3"))
+        .fails(1, &["no access rule 3"]);
+    service.run(&format!("access remove {name} 2")).ok();
+    service.run(&format!("target delete {name}")).ok();
+    service
+        .run(&format!("target show {name}"))
+        .fails(1, &["there is no target"]);
+}
+
+/// What a rule asks for is shown, and what a target asks for can be lifted.
+fn what_a_rule_asks_for(service: &Running, name: &str) {
     let words = "--chap initiator --mutual target --mutual-required true --algorithm sha256";
     service
         .run(&format!("access add {name} allow {words}"))
@@ -476,22 +497,6 @@ fn targets_and_access_rules() {
     let shown = service.json(&format!("target show {name}"));
     let hashes = shown["authentication"]["algorithms"].as_array();
     assert!(hashes.is_none_or(Vec::is_empty), "{shown}");
-    let actions: Vec<_> = service
-        .json(&format!("access list {name}"))
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|rule| rule["action"].clone())
-        .collect();
-    assert_eq!(actions, ["allow", "deny"]);
-    service
-        .run(&format!("access remove {name} 3"))
-        .fails(1, &["no access rule 3"]);
-    service.run(&format!("access remove {name} 2")).ok();
-    service.run(&format!("target delete {name}")).ok();
-    service
-        .run(&format!("target show {name}"))
-        .fails(1, &["there is no target"]);
 }
 
 #[test]
