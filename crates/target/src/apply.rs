@@ -29,7 +29,7 @@ use crate::devices;
 use crate::exports::Exports;
 use crate::limits;
 use crate::listeners::{self, Listeners, Place};
-use crate::opening::{unanswered, within};
+use crate::opening::{Pending, unanswered, within};
 use crate::provision::Fault;
 use crate::secrets::Secrets;
 use crate::service::{Service, ServiceError, failed, not_switched};
@@ -41,6 +41,8 @@ pub(crate) struct Ready {
     pub(crate) units: BTreeMap<String, Arc<LogicalUnit>>,
     pub(crate) failed: BTreeMap<String, String>,
     pub(crate) sockets: Vec<(Place, ring::Fd)>,
+    /// At the start: what is loaded later by itself.
+    pub(crate) pending: Vec<(String, Pending)>,
 }
 
 /// A configuration that can be served and is not yet: see [`Service::prepare`].

@@ -1,6 +1,7 @@
 //! What an operator asks of one device: load, eject, clear its reservations.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use disk::{BesideStore, DeviceError, Disk, Geometry};
 use scsi::{Medium, Unit};
@@ -29,6 +30,25 @@ impl Service {
         let (service, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
             let mut held = service.inner.listeners.lock().await;
+            Box::pin(service.load_alone(&name, &mut held)).await
+        })
+        .await
+    }
+
+    /// Loads what was not open at the start and still waits. What an operator or an initiator has
+    /// ejected meanwhile stays so, and a RAM disk is never accepted as blank without being asked.
+    pub(crate) async fn load_if_waiting(&self, name: &str) -> Result<(), ServiceError> {
+        let (service, name) = (self.clone(), name.to_owned());
+        to_the_end(async move {
+            let mut held = service.inner.listeners.lock().await;
+            let exports = service.shared().exports.load_full();
+            let waits = match exports.units.get(&name) {
+                Some(unit) => unit.disk().is_none() && unit.published().medium == Medium::Stuck,
+                None => exports.failed.contains_key(&name),
+            };
+            if !waits || service.inner.stopping.load(Ordering::Acquire) {
+                return Ok(());
+            }
             Box::pin(service.load_alone(&name, &mut held)).await
         })
         .await

@@ -24,6 +24,15 @@ use crate::unit::LogicalUnit;
 
 type Opened = Result<LogicalUnit, String>;
 
+/// A device that could not be opened at the start, and what has to come first.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// The disk has not answered yet.
+    Late(JoinHandle<Opened>),
+    /// Somebody has it.
+    InUse,
+}
+
 /// What came of opening within the bound.
 struct Outcome {
     opened: Opened,
@@ -45,7 +54,7 @@ impl Service {
             let device = device.clone();
             opening.spawn(async move {
                 let opened = match twin {
-                    Some(other) => Err(same_disk(&other)),
+                    Some(other) => (Err(same_disk(&other)), None),
                     None => service.open_first(&device, exposure).await,
                 };
                 (place, opened)
@@ -55,7 +64,10 @@ impl Service {
         // The first of two that are the same stays.
         all.sort_by_key(|(place, _)| *place);
         let mut ready = Ready::default();
-        for (device, (_, opened)) in config.devices.iter().zip(all) {
+        for (device, (_, (opened, pending))) in config.devices.iter().zip(all) {
+            ready
+                .pending
+                .extend(pending.map(|pending| (device.name.clone(), pending)));
             let opened = opened.and_then(|unit| {
                 alone(device, &unit, ready.units.values()).map(|()| self.opened(unit))
             });
@@ -102,55 +114,30 @@ impl Service {
         documents
     }
 
-    async fn open_first(&self, device: &Device, exposure: Exposure) -> Opened {
-        let inner = Arc::downgrade(&self.inner);
-        let reason = match self.open_within(device, &exposure).await {
-            Ok(Outcome { opened, in_use }) => {
-                if in_use {
-                    tokio::spawn(Self::load_when_free(inner, device.name.clone()));
-                }
-                return opened;
-            }
-            Err(late) => {
-                tokio::spawn(Self::load_late(inner, device.name.clone(), late));
-                unanswered(self.inner.options.open_time)
-            }
+    async fn open_first(&self, device: &Device, exposure: Exposure) -> (Opened, Option<Pending>) {
+        let late = match self.open_within(device, &exposure).await {
+            Ok(Outcome { opened, in_use }) => return (opened, in_use.then_some(Pending::InUse)),
+            Err(late) => Pending::Late(late),
         };
+        let reason = unanswered(self.inner.options.open_time);
         let (device, data_dir) = (device.clone(), self.inner.options.data_dir.clone());
-        self.opening(move || devices::assemble(&device, Err(reason), &exposure, &data_dir))
-            .await?
+        let assemble = move || devices::assemble(&device, Err(reason), &exposure, &data_dir);
+        let opened = self.opening(assemble).await.and_then(|opened| opened);
+        (opened, Some(late))
     }
 
-    /// The disk answers after all. Ends with the service.
-    async fn load_late(inner: Weak<Inner>, device: String, late: JoinHandle<Opened>) {
-        // Closed here, whatever it is: time has passed, and it is opened as `load` does.
-        drop(late.await);
-        let Some(inner) = inner.upgrade() else { return };
-        let service = Self { inner };
-        if service.inner.stopping.load(Ordering::Acquire) {
-            return;
+    /// What was late or in use at the start is loaded once it answers or is free, unless nobody
+    /// wants it any more: after a kill the kernel still holds a disk that has not answered, and no
+    /// host may have to wait for a person because of that. Ends with the service.
+    pub(crate) async fn load_by_itself(inner: Weak<Inner>, device: String, pending: Pending) {
+        if let Pending::Late(late) = pending {
+            // Closed here, whatever it is: time has passed, and it is opened as `load` does.
+            drop(late.await);
         }
-        if let Err(error) = service.load_device(&device).await {
-            service.tell_failed(&device, &error.to_string());
-        }
-    }
-
-    /// What was in use at the start is tried again until it is free, or not wanted any more: after a
-    /// kill the kernel still holds a disk that has not answered, and no host may have to wait for a
-    /// person because of that. Ends with the service.
-    async fn load_when_free(inner: Weak<Inner>, device: String) {
         loop {
-            tokio::time::sleep(limits::IN_USE_RETRY).await;
             let Some(inner) = inner.upgrade() else { return };
             let service = Self { inner };
-            let exports = service.shared().exports.load_full();
-            let unit = exports.units.get(&device);
-            let is_open = unit.is_some_and(|unit| unit.disk().is_some());
-            let is_there = unit.is_some() || exports.failed.contains_key(&device);
-            if service.inner.stopping.load(Ordering::Acquire) || is_open || !is_there {
-                return;
-            }
-            match service.load_device(&device).await {
+            match service.load_if_waiting(&device).await {
                 Err(ServiceError::Device {
                     fault: Fault::InUse,
                     ..
@@ -158,6 +145,8 @@ impl Service {
                 Err(error) => return service.tell_failed(&device, &error.to_string()),
                 Ok(()) => return,
             }
+            drop(service);
+            tokio::time::sleep(limits::IN_USE_RETRY).await;
         }
     }
 

@@ -40,10 +40,16 @@ impl Service {
                 }),
             }
         }
+        let pending = std::mem::take(&mut ready.pending);
         let mut held = self.inner.listeners.lock().await;
         let published = self.publish(config, secrets, ready, &mut held).await;
         if let Err(error) = published {
             tracing::error!(%error, "at the start");
+        }
+        // Not before it is published: there was nothing to load.
+        for (device, pending) in pending {
+            let inner = Arc::downgrade(&self.inner);
+            tokio::spawn(Self::load_by_itself(inner, device, pending));
         }
     }
 

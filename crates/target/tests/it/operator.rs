@@ -624,6 +624,21 @@ fn a_device_that_is_in_use_at_the_start_comes_by_itself_once_it_is_free() {
     assert_eq!(site.service.devices()[1].serial, serial);
 }
 
+#[test]
+fn what_is_in_use_comes_by_itself_however_long_the_start_takes() {
+    let opening = Arc::<Door>::default();
+    opening.is_taken.store(true, Ordering::SeqCst);
+    let (directory, config) = (tempfile::tempdir().unwrap(), two());
+    let store =
+        disk::BesideStore::for_device(&config.devices[1].backing, "b", directory.path()).unwrap();
+    store.load_or_create().unwrap();
+    // The start waits for the port longer than between two tries of the device.
+    let _taken = std::net::TcpListener::bind(config.portals[0].socket_address()).unwrap();
+    let site = Site::start_behind(directory, config, opening);
+    site.opening.is_taken.store(false, Ordering::SeqCst);
+    wait_for("the device", || site.state("b") == DeviceState::Ready);
+}
+
 /// Two images, of which the second is a copy of the first, document and all.
 #[test]
 fn a_copy_with_the_identity_of_its_original_is_not_served_beside_it() {
