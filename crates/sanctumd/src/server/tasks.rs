@@ -1,7 +1,7 @@
 //! `/tasks`
 
 use api::request::TaskQuery;
-use api::view::Task;
+use api::view::{Task, TaskState};
 use axum::Json;
 use axum::extract::State;
 
@@ -27,6 +27,10 @@ pub(super) async fn cancel(
     by: By,
 ) -> Answer<Task> {
     let task = admin.tasks().cancel(id)?;
+    if task.state != TaskState::Running {
+        // Nothing was cancelled: it is over.
+        return Ok(Json(task));
+    }
     let deed = Deed {
         code: "task-cancelled",
         subject: format!("task {id}"),
