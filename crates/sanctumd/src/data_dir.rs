@@ -203,7 +203,7 @@ fn only_ours(path: &Path) -> Result<(), Problem> {
             path.display()
         );
         return Err(Problem::new(Code::Refused, what).next(format!(
-            "look at what others may have changed in it, then: chmod 0700 {}",
+            "look at what others may have changed in it, then: chmod 700 {}",
             api::quoted(path)
         )));
     }
