@@ -45,7 +45,7 @@ struct Inner {
     parts: Parts,
     tasks: Tasks,
     /// Held along a change.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What an [`Admin`] is made of.
@@ -148,7 +148,7 @@ impl Admin {
         Self(Arc::new(Inner {
             parts,
             tasks: Tasks::default(),
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
         }))
     }
 
@@ -294,7 +294,8 @@ impl Admin {
         .await
     }
 
-    /// Runs `work` while no other change runs, to its end even when the caller goes away.
+    /// Runs `work` while no other change runs. A caller that goes away before its turn has come is
+    /// out of the queue; what has begun goes on to its end.
     pub(crate) async fn alone<T, F>(
         &self,
         work: impl FnOnce(Self) -> F + Send + 'static,
@@ -303,10 +304,10 @@ impl Admin {
         T: Send + 'static,
         F: Future<Output = Result<T, Problem>> + Send,
     {
+        let turn = Arc::clone(&self.0.changing).lock_owned().await;
         let admin = self.clone();
         let work = tokio::spawn(async move {
-            let own = admin.clone();
-            let _turn = own.0.changing.lock().await;
+            let _turn = turn;
             work(admin).await
         });
         work.await.unwrap_or_else(|_| {
