@@ -10,7 +10,7 @@ use reqwest::Url;
 
 use crate::PREFIX;
 
-/// The URL of `/api/v1/<segments>`. The host part is a placeholder: the connection is a Unix
+/// The URL of `/api/v1/<segments>`. Its host is never looked up: the connection is a Unix
 /// socket.
 pub fn url(segments: &[&str]) -> Url {
     let mut url = base();
