@@ -26,6 +26,7 @@ use crate::problem::Problem;
 const MARK: &str = "#:";
 const FIRST: &str = "#: sanctum settings 1";
 const SUM: &str = "#: sha256 = ";
+const NUMBER: &str = "#: number = ";
 
 /// One generation of the settings: who made it, when and why.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -138,6 +139,13 @@ impl Generation {
     }
 }
 
+/// The number in a file's header, whether the rest of the file is whole or was edited.
+pub(crate) fn number(file: &[u8]) -> Option<u64> {
+    let mut lines = file.split(|byte| *byte == b'\n');
+    let number = lines.find_map(|line| line.strip_prefix(NUMBER.as_bytes()))?;
+    std::str::from_utf8(number).ok()?.trim().parse().ok()
+}
+
 fn header_len(file: &str) -> usize {
     file.split_inclusive('\n')
         .take_while(|line| line.starts_with(MARK))
@@ -184,6 +192,9 @@ mod tests {
             let file = String::from_utf8(file).expect("text");
             assert_eq!(decode(&file), Ok((generation(), text)));
             assert_eq!(without_header(&file), text);
+            assert_eq!(number(file.as_bytes()), Some(12));
+            assert_eq!(number(format!("{file}# edited").as_bytes()), Some(12));
+            assert_eq!(number(text.as_bytes()), None);
         }
     }
 

@@ -7,12 +7,17 @@
 //! Secrets that come with a document are in force with it, or not at all:
 //!
 //! ```text
-//! settings staged ─► secrets/staged.toml, stable: names the SHA-256 of the settings file to be
+//! settings staged ─► secrets/staged.toml, stable: names the settings file to be, by its SHA-256,
+//!   │                its generation and the one before
 //!   … the caller applies document and secrets to the running service …
 //! settings/current.toml replaced        crash before: the load removes staged.toml
 //! staged.toml renamed to secrets.toml   crash before: the load does it, as the sum is that of
 //!                                       current.toml
 //! ```
+//!
+//! Somebody may edit, damage or lose `current.toml` between the crash and the load. The generation
+//! that its header names decides then. Where that is not to be had, both are kept, a staged secret
+//! in place of that of its name: an edit by hand loses no secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,16 +34,17 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::change::Staged;
 use crate::limits;
 use crate::problem::Lines;
-use crate::record::hex;
+use crate::record::{self, hex};
 use crate::storage::{Files, Storage, remove_leftover, replace, temporary};
+use crate::store::read_record;
 
 const NOTE: &str = "# Secrets of Sanctum, one a line; keep the mode of this file 0600.\n";
 
 /// What a secret may be called.
 const NAME_RULE: &str = "1 to 128 letters, digits and `- _ . : @`";
 
-/// First words of staged secrets; the sum of the settings file they come into force with follows.
-const STAGED: &str = "# Secrets of Sanctum, in force with the settings of SHA-256 ";
+/// First words of staged secrets; a [`Ticket`] follows.
+const STAGED: &str = "# Secrets of Sanctum, in force with these settings: ";
 
 /// Why secrets cannot be had, or not be changed. No variant holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -269,7 +275,8 @@ impl fmt::Debug for Secrets {
 
 impl Secrets {
     /// Loads the secrets under a data directory; there are none where there is no file. Staged ones
-    /// that a crash left become those in force, or go: the caller keeps others from the directory.
+    /// that a crash left become those in force, or go where their settings were never in force:
+    /// the caller keeps others from the directory.
     ///
     /// # Errors
     /// Others could read or change the file, or it cannot be read, or it is no list of secrets.
@@ -298,26 +305,12 @@ impl Secrets {
             secrets: BTreeMap::new(),
             unfinished: false,
         };
-        loaded.settle(&data_dir.join("settings/current.toml"))?;
-        let absent = |error: &SecretsError| match error {
-            SecretsError::Read { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            _ => false,
-        };
-        match guard(&*loaded.storage, &loaded.path, 0o600) {
-            Ok(()) => {}
-            Err(error) if absent(&error) => return Ok(loaded),
-            Err(error) => return Err(error),
+        let staged = loaded.settle(&data_dir.join("settings/current.toml"))?;
+        let stored = read_file(&*loaded.storage, &loaded.path)?;
+        loaded.secrets = stored.into_iter().flatten().collect();
+        if let Some(staged) = staged {
+            loaded.take_in(staged)?;
         }
-        let bytes = loaded
-            .storage
-            .read(&loaded.path, limits::SECRETS_FILE_BYTES)
-            .map_err(|source| SecretsError::Read {
-                path: loaded.path.clone(),
-                source,
-            })?;
-        let bytes = Zeroizing::new(bytes);
-        let name = loaded.path.display().to_string();
-        loaded.secrets = read(&bytes, &name)?.into_iter().collect();
         Ok(loaded)
     }
 
@@ -390,8 +383,8 @@ impl Secrets {
             path: path.clone(),
             source,
         };
-        let settings = with.file().map_err(failed)?;
-        let head = format!("{STAGED}{}\n", sum(&settings));
+        let ticket = Ticket::of(with).map_err(failed)?;
+        let head = format!("{STAGED}{ticket}\n");
         let text = write_text(&head, &next);
         if let Err(error) = replace(&*self.storage, &path, text.as_bytes()) {
             // Best effort: a leftover names settings that are never current, and goes.
@@ -471,22 +464,41 @@ impl Secrets {
             })
     }
 
-    /// Finishes what a crash cut off: staged secrets whose settings are current are in force.
-    fn settle(&mut self, current: &Path) -> Result<(), SecretsError> {
+    /// Finishes what a crash cut off: staged secrets whose settings are current are in force, those
+    /// whose settings never were go. Gives back those of which that cannot be told.
+    fn settle(&mut self, current: &Path) -> Result<Option<Named>, SecretsError> {
         let path = self.staged_path();
         // Half-written ones are of no use to anybody; where they cannot be removed they do no harm.
         let _ = remove_leftover(&*self.storage, &temporary(&path));
         let staged = match self.storage.read(&path, limits::SECRETS_FILE_BYTES) {
             Ok(staged) => Zeroizing::new(staged),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(SecretsError::Read { path, source }),
         };
-        let current = self.storage.read(current, limits::GENERATION_BYTES);
-        let head = current.map(|current| format!("{STAGED}{}\n", sum(&current)));
-        if head.is_ok_and(|head| staged.starts_with(head.as_bytes())) {
-            self.unfinished = true;
-            return self.finish();
+        let ticket = Ticket::read(&staged);
+        let fate = ticket.map_or(Fate::Unknown, |ticket| {
+            match self.storage.read(current, limits::GENERATION_BYTES) {
+                Ok(current) => ticket.fate(&current),
+                Err(_) => Fate::Unknown,
+            }
+        });
+        match fate {
+            Fate::InForce => {
+                self.unfinished = true;
+                self.finish().map(|()| None)
+            }
+            Fate::GivenUp => remove_leftover(&*self.storage, &path)
+                .map(|()| None)
+                .map_err(|source| SecretsError::Write { path, source }),
+            Fate::Unknown => read_file(&*self.storage, &path),
         }
+    }
+
+    /// Takes staged secrets to those that are there. A crash on the way finds both again.
+    fn take_in(&mut self, staged: Named) -> Result<(), SecretsError> {
+        let next = self.with(staged)?;
+        self.write(next)?;
+        let path = self.staged_path();
         remove_leftover(&*self.storage, &path)
             .map_err(|source| SecretsError::Write { path, source })
     }
@@ -583,6 +595,76 @@ fn check(name: &str, secret: &SecretString) -> Result<Option<SecretAdvice>, Secr
     })
 }
 
+/// Names and secrets as they are read.
+type Named = Vec<(String, SecretString)>;
+
+/// What a crash made of the settings that staged secrets belong to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    InForce,
+    GivenUp,
+    /// The current settings are not there, or others than those of before and after.
+    Unknown,
+}
+
+/// Which settings staged secrets come into force with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Ticket {
+    number: u64,
+    /// The generation that is current until then; 0 where there is none.
+    before: u64,
+    sum: String,
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            number,
+            before,
+            sum,
+        } = self;
+        write!(f, "generation {number} after {before}, SHA-256 {sum}")
+    }
+}
+
+impl Ticket {
+    fn of(settings: &Staged) -> io::Result<Self> {
+        let sum = sum(&settings.file()?);
+        let generation = settings.generation();
+        Ok(Self {
+            number: generation.map_or(0, |generation| generation.number),
+            before: generation.and_then(|now| now.parent).unwrap_or(0),
+            sum,
+        })
+    }
+
+    fn read(staged: &[u8]) -> Option<Self> {
+        let head = staged.split(|byte| *byte == b'\n').next()?;
+        let head = std::str::from_utf8(head).ok()?.strip_prefix(STAGED)?;
+        let (generations, sum) = head.split_once(", SHA-256 ")?;
+        let generations = generations.strip_prefix("generation ")?;
+        let (number, before) = generations.split_once(" after ")?;
+        Some(Self {
+            number: number.parse().ok()?,
+            before: before.parse().ok()?,
+            sum: sum.to_owned(),
+        })
+    }
+
+    fn fate(&self, current: &[u8]) -> Fate {
+        if sum(current) == self.sum {
+            return Fate::InForce;
+        }
+        let edited = read_record(current).is_err();
+        match record::number(current) {
+            Some(number) if number == self.number && edited => Fate::InForce,
+            // Of a later generation, these would have got their place before it was made.
+            Some(number) if number >= self.number || number == self.before => Fate::GivenUp,
+            _ => Fate::Unknown,
+        }
+    }
+}
+
 /// The sum that tells one settings file from all others.
 fn sum(file: &[u8]) -> String {
     hex(digest(&SHA256, file).as_ref())
@@ -619,7 +701,24 @@ fn write_text(head: &str, secrets: &BTreeMap<String, SecretString>) -> Zeroizing
     text
 }
 
-fn read(bytes: &[u8], source_name: &str) -> Result<Vec<(String, SecretString)>, SecretsError> {
+/// What a file of secrets holds; none where there is no file.
+fn read_file(storage: &dyn Storage, path: &Path) -> Result<Option<Named>, SecretsError> {
+    match guard(storage, path, 0o600) {
+        Err(SecretsError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        guarded => guarded?,
+    }
+    let bytes = storage.read(path, limits::SECRETS_FILE_BYTES);
+    let bytes = bytes.map_err(|source| SecretsError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let bytes = Zeroizing::new(bytes);
+    read(&bytes, &path.display().to_string()).map(Some)
+}
+
+fn read(bytes: &[u8], source_name: &str) -> Result<Named, SecretsError> {
     let damaged = |lines: &Lines<'_>, offset: usize, reason: &str| {
         let (line, column) = lines.place(offset);
         SecretsError::Damaged {

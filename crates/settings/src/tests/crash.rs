@@ -260,14 +260,18 @@ fn secrets_are_the_old_or_the_new_at_every_step() {
 }
 
 /// Settings and secrets that come together: how far they came.
-fn change_with_secret(store: &Store, secrets: &mut Secrets, secret: SecretString) -> Came {
+fn change_with_secrets(
+    store: &Store,
+    secrets: &mut Secrets,
+    news: Vec<(String, SecretString)>,
+) -> Came {
     let Ok(plan) = store.propose(numbered(77), &anything) else {
         return Came::Nowhere;
     };
     let Ok(staged) = store.stage(plan, "tester", "a change") else {
         return Came::Nowhere;
     };
-    let Ok(next) = secrets.stage(vec![("a".to_owned(), secret)], &[], &staged) else {
+    let Ok(next) = secrets.stage(news, &[], &staged) else {
         return Came::Nowhere;
     };
     match staged.activate() {
@@ -305,7 +309,8 @@ fn settings_and_secrets_belong_together(fault_at: fn(usize) -> Fault) {
         let (store, _) = start(&disk);
         let mut secrets = load(&disk).expect("loads");
         disk.plan(fault_at(step));
-        let came = change_with_secret(&store, &mut secrets, secret(2));
+        let news = vec![("a".to_owned(), secret(2))];
+        let came = change_with_secrets(&store, &mut secrets, news);
         let done = disk.steps() <= step;
         let expected = if came == Came::Nowhere { old } else { new };
         assert_eq!(value(&secrets), expected, "step {step}, in memory");
@@ -340,4 +345,133 @@ fn settings_and_their_secrets_fail_once_at_every_step() {
 #[test]
 fn settings_and_their_secrets_fail_from_every_step_on() {
     settings_and_secrets_belong_together(Fault::From);
+}
+
+/// What a person or a fault makes of the current settings while the service is down.
+#[derive(Clone, Copy, Debug)]
+enum Hand {
+    Edits,
+    CutsTheHeader,
+    Damages,
+    Loses,
+}
+
+impl Hand {
+    fn at_work(self, disk: &Disk) {
+        const CURRENT: &str = "/data/settings/current.toml";
+        let mut bytes = disk.files()[Path::new(CURRENT)].clone();
+        match self {
+            Self::Edits => bytes.extend_from_slice(b"# by hand\n"),
+            Self::CutsTheHeader => {
+                let text = String::from_utf8(bytes).expect("text");
+                bytes = crate::record::without_header(&text).as_bytes().to_vec();
+            }
+            Self::Damages => bytes = b"version = 1\n[serv".to_vec(),
+            Self::Loses => return disk.lose(CURRENT),
+        }
+        disk.overwrite(CURRENT, &bytes);
+    }
+}
+
+/// The secrets `a`, which was there before, and `b`, which came with the change.
+fn a_and_b(secrets: &Secrets) -> (Option<String>, Option<String>) {
+    let value = |name| Some(secrets.get(name)?.expose_secret().to_owned());
+    (value("a"), value("b"))
+}
+
+/// A change brings a new `a` and with it `b`; the host is lost at `step` of it.
+fn lost_in_a_change(before: &Arc<Disk>, step: usize, seed: u64) -> (Disk, bool, bool) {
+    let disk = Arc::new(Disk::clone(before));
+    let (store, _) = start(&disk);
+    let mut secrets = Secrets::load_from(disk.clone(), Path::new("/data")).expect("loads");
+    disk.plan(Fault::From(step));
+    let news = [("a", "secret-number-0002"), ("b", "secret-number-000b")];
+    let news = news.map(|(name, secret)| (name.to_owned(), SecretString::from(secret)));
+    change_with_secrets(&store, &mut secrets, news.into());
+    let done = disk.steps() <= step;
+    let lost = disk.after_crash(seed);
+    // By the file alone: a load would clear away what the hand is to meet.
+    let current = &lost.files()[Path::new("/data/settings/current.toml")];
+    let after = String::from_utf8_lossy(current).contains("spin_us = 77");
+    (lost, after, done)
+}
+
+#[test]
+fn a_hand_edit_after_a_crash_loses_no_secret() {
+    let load = |disk: &Arc<Disk>| Secrets::load_from(disk.clone(), Path::new("/data"));
+    let before = Arc::new(prepared(2));
+    let old = SecretString::from("secret-number-0001");
+    load(&before).expect("loads").set("a", old).expect("set");
+    let new = (
+        Some("secret-number-0002".to_owned()),
+        Some("secret-number-000b".to_owned()),
+    );
+    let old = (Some("secret-number-0001".to_owned()), None);
+    let hands = [Hand::Edits, Hand::CutsTheHeader, Hand::Damages, Hand::Loses];
+    for step in 0.. {
+        let mut done = false;
+        for (hand, seed) in hands
+            .iter()
+            .flat_map(|hand| (0..8).map(move |seed| (hand, seed)))
+        {
+            let context = format!("step {step}, seed {seed}, {hand:?}");
+            let (lost, after, through) = lost_in_a_change(&before, step, seed);
+            done = through;
+            hand.at_work(&lost);
+            let now = a_and_b(&load(&Arc::new(lost.clone())).expect("loads"));
+            if after {
+                assert_eq!(now, new, "{context}");
+            } else if matches!(hand, Hand::Edits) {
+                assert_eq!(now, old, "{context}");
+            } else {
+                assert!(now == old || now == new, "{context}: {now:?}");
+            }
+            // The host is lost once more, within that load.
+            for at in 0.. {
+                let again = Arc::new(lost.clone());
+                again.plan(Fault::From(at));
+                let loaded = load(&again).is_ok();
+                let over = again.steps() <= at;
+                let again = Arc::new(again.after_crash(seed));
+                let found = a_and_b(&load(&again).expect("loads"));
+                assert_eq!(found, now, "{context}, then at {at}: loaded {loaded}");
+                if over {
+                    break;
+                }
+            }
+        }
+        if done {
+            assert!(step > 15, "the fault met no step: {step}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_edit_by_hand_is_adopted_with_the_secrets_it_names() {
+    let disk = Arc::new(prepared(2));
+    let (store, _) = start(&disk);
+    let load = |disk: &Arc<Disk>| Secrets::load_from(disk.clone(), Path::new("/data"));
+    let mut secrets = load(&disk).expect("loads");
+    let plan = store.propose(numbered(77), &anything).expect("a plan");
+    let staged = store.stage(plan, "tester", "a change").expect("staged");
+    let news = vec![("b".to_owned(), SecretString::from("secret-number-000b"))];
+    let next = secrets.stage(news, &[], &staged).expect("staged");
+    staged.activate().expect("current");
+    secrets.hold(next);
+    drop((store, secrets));
+    Hand::Edits.at_work(&disk);
+
+    let secrets = load(&disk).expect("loads");
+    let store = store_on(&disk);
+    assert!(matches!(store.load(), Err(LoadError::Changed { .. })));
+    let named = |_: &Document| match secrets.contains("b") {
+        true => Ok(()),
+        false => Err(CheckError::new("chap[0].secret", "no such secret")),
+    };
+    let plan = store.propose_adoption(&named).expect("a plan");
+    store.commit(plan, "tester", "adopt").expect("adopted");
+    assert_eq!(start(&disk).1, 77);
+    assert!(load(&disk).expect("loads").contains("b"));
+    goes_on(&disk, "adopted");
 }
