@@ -19,6 +19,10 @@ macro_rules! as_inner {
             self.inner.notes()
         }
 
+        fn broken(&self) -> Option<$crate::request::DiskError> {
+            self.inner.broken()
+        }
+
         fn file(&self) -> Option<$crate::FileId> {
             self.inner.file()
         }
@@ -33,8 +37,9 @@ macro_rules! as_inner {
         fn set_cache_mode(
             &self,
             mode: $crate::request::CacheMode,
+            wanted: &$crate::Wanted,
         ) -> Result<(), $crate::error::DeviceError> {
-            self.inner.set_cache_mode(mode)
+            self.inner.set_cache_mode(mode, wanted)
         }
 
         fn grow(

@@ -217,6 +217,12 @@ pub enum DeviceError {
         /// The bound in seconds.
         seconds: u64,
     },
+    /// Whoever asked for another cache mode had given up before it could take effect.
+    #[error("the cache mode of {what} is as before: the change was given up before it took effect")]
+    GivenUp {
+        /// The device.
+        what: String,
+    },
     /// Data could not be made stable. What was written since the last good flush may be lost.
     #[error(
         "{path}: making data stable failed; treat what was written since the last successful flush \

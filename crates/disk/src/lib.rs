@@ -21,6 +21,7 @@
 //! |---|---|
 //! | [`Disk`] | the trait: geometry, features, `execute`, and a control plane that blocks |
 //! | [`Features`] | what is told to initiators: what is done, not what was asked |
+//! | [`Wanted`] | who gives a change up and who makes it agree whether it comes about |
 //! | [`RamDisk`] | chunks of memory, made when written, freed by unmap |
 //! | [`Stats`] | decorator of the service: counts and latencies |
 //! | [`Fault`], [`Delay`] | decorators of tests: failures and stalls by rule; seeded latency |
@@ -51,6 +52,8 @@
 //! - *A write of one cache mode beside one of another*: never; a change of the mode holds what
 //!   comes, waits for what runs and makes it stable, and only then switches the descriptor between
 //!   direct and cached. Where that does not end within a bound, all stays as it was.
+//! - *A change of the mode that was given up, before it has taken effect*: it never does; see
+//!   [`Wanted`].
 //! - *A kill, between a write's start and its end*: the kernel cannot recall it. It keeps the lock or
 //!   claim until then, because they belong to the one descriptor that all I/O goes through: the
 //!   device cannot be opened ([`DeviceError::Locked`]) while an earlier write may still land over
@@ -86,6 +89,7 @@ mod sysfs;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 pub use backing::{Backing, Provisioning};
 pub use beside::{Beside, BesideError, BesideStore, document_of_image};
@@ -94,9 +98,10 @@ pub use delay::{Delay, Latency};
 pub use error::DeviceError;
 pub use fault::Fault;
 pub use file_id::FileId;
-pub use open::open;
+pub use open::{open, open_now};
 pub use ram::RamDisk;
 pub use request::{
     CacheMode, Disk, DiskError, Execution, Extent, Features, Geometry, OpKind, Reply, Request,
 };
 pub use stats::Stats;
+pub use wanted::Wanted;

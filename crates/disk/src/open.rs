@@ -45,7 +45,10 @@ pub(crate) fn patiently(
 }
 
 /// The same, without waiting for what is in use.
-pub(crate) fn open_now(backing: &Backing, mode: CacheMode) -> Result<Arc<dyn Disk>, DeviceError> {
+///
+/// # Errors
+/// As [`open()`].
+pub fn open_now(backing: &Backing, mode: CacheMode) -> Result<Arc<dyn Disk>, DeviceError> {
     Ok(match backing {
         Backing::Image {
             path,

@@ -22,6 +22,7 @@ use crate::open::check_block_size;
 use crate::request::{
     CacheMode, Disk, DiskError, Execution, Extent, Features, Geometry, Reply, Request,
 };
+use crate::wanted::Wanted;
 
 type Chunk = RwLock<Option<Box<[u8]>>>;
 
@@ -294,7 +295,11 @@ impl Disk for RamDisk {
         Box::pin(async move { shared.run(request) })
     }
 
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
+    fn set_cache_mode(&self, mode: CacheMode, wanted: &Wanted) -> Result<(), DeviceError> {
+        if !wanted.take() {
+            let what = "the RAM disk".to_owned();
+            return Err(DeviceError::GivenUp { what });
+        }
         *self.mode.write() = mode;
         Ok(())
     }

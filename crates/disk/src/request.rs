@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::DeviceError;
 use crate::file_id::FileId;
 use crate::limits;
+use crate::wanted::Wanted;
 
 /// Size and shape.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -328,6 +329,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// What stays until the device is opened anew, if anything: it is gone, or a flush has failed, and
+    /// what was acknowledged from its cache since the last good one may be lost.
+    fn broken(&self) -> Option<DiskError> {
+        None
+    }
+
     /// The image file that it has open; `None` for everything else.
     fn file(&self) -> Option<FileId> {
         None
@@ -352,11 +359,15 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// [`Disk::sync_ahead`]. None runs beside one of another mode. A caller that goes
     /// *to* write-back tells initiators first: writes may be volatile before the call returns.
     ///
+    /// What comes before operations are held waits for the disk without a bound. Whoever gives the
+    /// change up meanwhile says so by `wanted`: then it does not take effect any more, or it was
+    /// taken and the call is about to return.
+    ///
     /// # Errors
     /// [`DeviceError::Mode`] where the mode cannot be promised, [`DeviceError::Stuck`] and
-    /// [`DeviceError::Sync`] where the old promise could not be kept, and what opening can say. The
-    /// old mode is then in force.
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError>;
+    /// [`DeviceError::Sync`] where the old promise could not be kept, [`DeviceError::GivenUp`], and
+    /// what opening can say. The old mode is then in force.
+    fn set_cache_mode(&self, mode: CacheMode, wanted: &Wanted) -> Result<(), DeviceError>;
 
     /// Looks at the true size of what the device is made of and takes it over; never shrinks.
     /// Returns the new geometry; [`Disk::geometry`] tells it from then on.

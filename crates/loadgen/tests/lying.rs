@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use disk::{
     CacheMode, Delay, DeviceError, Disk, Execution, Features, Geometry, Latency, Reply, Request,
+    Wanted,
 };
 use loadgen::verify::{Mix, Options, Report, VerifyError, run};
 use ring::{Buffer, Io};
@@ -154,8 +155,8 @@ impl Disk for Liar {
         }
     }
 
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
-        self.honest.set_cache_mode(mode)
+    fn set_cache_mode(&self, mode: CacheMode, wanted: &Wanted) -> Result<(), DeviceError> {
+        self.honest.set_cache_mode(mode, wanted)
     }
 
     fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {

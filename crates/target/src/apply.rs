@@ -16,12 +16,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use disk::{CacheMode, Disk};
+use disk::{CacheMode, Disk, Wanted};
 use scsi::change::{Applied, Selector};
 use scsi::{Attention, Unit};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::config::{Backing, Config, Device};
 use crate::control::{Failure, Overdue};
@@ -29,7 +31,7 @@ use crate::devices;
 use crate::exports::Exports;
 use crate::limits;
 use crate::listeners::{self, Listeners, Place};
-use crate::opening::{Pending, unanswered, within};
+use crate::opening::{unanswered, within};
 use crate::provision::Fault;
 use crate::secrets::Secrets;
 use crate::service::{Service, ServiceError, failed, not_switched};
@@ -42,7 +44,7 @@ pub(crate) struct Ready {
     pub(crate) failed: BTreeMap<String, String>,
     pub(crate) sockets: Vec<(Place, ring::Fd)>,
     /// At the start: what is loaded later by itself.
-    pub(crate) pending: Vec<(String, Pending)>,
+    pub(crate) pending: Vec<String>,
 }
 
 /// A configuration that can be served and is not yet: see [`Service::prepare`].
@@ -329,7 +331,7 @@ impl Service {
             None
         };
         let changing = Arc::clone(disk);
-        let changed = on_disk(device, move || changing.set_cache_mode(mode)).await;
+        let changed = switch(device, changing, mode, limits::DISK_TIME_MAX).await;
         let durable = match held {
             Some(durable) => durable,
             None => {
@@ -363,6 +365,27 @@ impl Service {
             failure @ Failure::NotSaved(_) => failed(&device.name, failure),
         })
     }
+}
+
+/// Has a disk go over to a mode, within a bound. Past it, this and the disk agree on whether the
+/// change is given up for good: one that came about later would be one that initiators were not
+/// told of. One that the disk has taken is about to end.
+async fn switch(
+    device: &Device,
+    disk: Arc<dyn Disk>,
+    mode: CacheMode,
+    bound: Duration,
+) -> Result<(), ServiceError> {
+    let wanted = Wanted::default();
+    let asked = wanted.clone();
+    let mut changing = Box::pin(blocking(move || disk.set_cache_mode(mode, &asked)));
+    let done = match timeout(bound, &mut changing).await {
+        Ok(done) => done,
+        Err(_) if wanted.give_up() => return Err(device_error(device, unanswered(bound))),
+        Err(_) => changing.await,
+    };
+    let changed = done.map_err(|reason| device_error(device, reason))?;
+    changed.map_err(|error| device_failed(device, &error))
 }
 
 /// Devices that keep a cache mode that they should not have.
@@ -580,4 +603,49 @@ fn allowed(before: &Exports, device: &Device) -> Result<(), ServiceError> {
         unreserved(&unit.published(), device, "changing the cache mode")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use disk::Request;
+
+    use super::*;
+    use crate::config::Provisioning;
+
+    const HANG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_cache_mode_that_was_given_up_does_not_come_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, size) = (directory.path().join("a.img"), 1 << 20);
+        disk::create_image(&path, size, Provisioning::Thin, &mut |_, _| true).unwrap();
+        let backing = Backing::Image {
+            path,
+            size,
+            provisioning: Provisioning::Thin,
+            block_size: 512,
+            read_only: false,
+        };
+        let disk = disk::open(&backing, CacheMode::WriteThrough).unwrap();
+        let device = Device::new("a", backing);
+        let change = |bound| switch(&device, Arc::clone(&disk), CacheMode::WriteBack, bound);
+        // Holds the change up until the reactor turns.
+        let mut reactor = ring::Reactor::new(&ring::Options::default()).unwrap();
+        reactor.spawn(1, disk.execute(&reactor.io(), Request::Flush));
+        let error = change(Duration::from_millis(20)).await.unwrap_err();
+        assert!(error.to_string().contains("no answer"), "{error}");
+        let mut events = Vec::new();
+        while events.is_empty() {
+            reactor.turn(Some(HANG), &mut events).unwrap();
+        }
+        let ended = async {
+            while Arc::strong_count(&disk) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(HANG, ended).await.unwrap();
+        assert_eq!(disk.cache_mode(), CacheMode::WriteThrough);
+        change(HANG).await.unwrap();
+        assert_eq!(disk.cache_mode(), CacheMode::WriteBack);
+    }
 }

@@ -15,10 +15,12 @@
 //! operation enters it and stays to its end. A mode change first makes most of the data stable,
 //! then holds operations that come, waits for those inside and for the kernel, makes the rest
 //! stable, drops the cached pages where direct I/O begins or ends, switches direct I/O, publishes
-//! the new generation, and lets the held go on. So direct and cached I/O never meet on a page: there a cached neighbour
-//! would be written back from an old copy, or a sector read for a small block would be. Where the
-//! old ones do not end, or the sync does not, within [`crate::limits::MODE_DRAIN_SECONDS`], the
-//! change fails, the old mode stays, and the held go on in it.
+//! the new generation, and lets the held go on. So direct and cached I/O never meet on a page: there
+//! a cached neighbour would be written back from an old copy, or a sector read for a small block
+//! would be. Where the old ones do not end, or the sync does not, within
+//! [`crate::limits::MODE_DRAIN_SECONDS`], the change fails, the old mode stays, and the held go on
+//! in it. So it is where whoever asked gives up ([`Wanted`]): the change is taken when nothing that
+//! waits for a disk is left to be done, and before anything shows.
 //!
 //! **Direct I/O on coarser alignment** (512-byte blocks over 4 KiB sectors): misaligned ends are
 //! read, changed and written back by direct I/O, too, and while that is so every write
@@ -58,6 +60,7 @@ use crate::error::DeviceError;
 use crate::file_id::FileId;
 use crate::gate::RangeLock;
 use crate::request::{CacheMode, Disk, DiskError, Execution, Features, Geometry, Reply, Request};
+use crate::wanted::Wanted;
 
 /// What differs between the users of the engine, fixed when the device is opened.
 #[derive(Debug)]
@@ -311,6 +314,13 @@ impl Disk for FileDisk {
         notes
     }
 
+    fn broken(&self) -> Option<DiskError> {
+        if self.core.gone.load(Ordering::Acquire) {
+            return Some(DiskError::Gone);
+        }
+        self.core.syncs.verdict().err()
+    }
+
     fn file(&self) -> Option<FileId> {
         self.core.traits.id
     }
@@ -319,8 +329,8 @@ impl Disk for FileDisk {
         self.core.sync_ahead(mode)
     }
 
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
-        self.core.set_cache_mode(mode)
+    fn set_cache_mode(&self, mode: CacheMode, wanted: &Wanted) -> Result<(), DeviceError> {
+        self.core.set_cache_mode(mode, wanted)
     }
 
     fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {

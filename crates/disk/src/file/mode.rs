@@ -19,6 +19,7 @@ use crate::limits::{
 };
 use crate::open::check_device_size;
 use crate::request::{CacheMode, Geometry};
+use crate::wanted::Wanted;
 
 /// What one change of the control plane leaves to the next.
 #[derive(Debug, Default)]
@@ -37,8 +38,12 @@ pub(crate) fn now() -> Instant {
 }
 
 impl Core {
-    pub(super) fn set_cache_mode(self: &Arc<Self>, mode: CacheMode) -> Result<(), DeviceError> {
-        self.set_cache_mode_within(mode, Duration::from_secs(MODE_DRAIN_SECONDS))
+    pub(super) fn set_cache_mode(
+        self: &Arc<Self>,
+        mode: CacheMode,
+        wanted: &Wanted,
+    ) -> Result<(), DeviceError> {
+        self.set_cache_mode_within(mode, Duration::from_secs(MODE_DRAIN_SECONDS), wanted)
     }
 
     /// Makes most of what is to be made stable so, and clean pages let go, before anybody is held.
@@ -59,13 +64,16 @@ impl Core {
     }
 
     /// Holds new operations, waits for those inside, makes all stable, then goes on in the new
-    /// mode; or, on any error, in the old one. Operations are held for at most `bound`.
+    /// mode; or, on any error, in the old one. Operations are held for at most `bound`; what comes
+    /// before that waits for an earlier change and for the disk, and nobody knows how long.
     pub(crate) fn set_cache_mode_within(
         self: &Arc<Self>,
         mode: CacheMode,
         bound: Duration,
+        wanted: &Wanted,
     ) -> Result<(), DeviceError> {
         let mut change = self.change.lock();
+        self.still(wanted)?;
         let old = self.entrance.generation();
         if old.mode() == mode {
             return Ok(());
@@ -75,6 +83,7 @@ impl Core {
         }
         let next = Generation::plan(self.plan(), mode)?;
         let other_path = old.direct().is_some() != next.direct().is_some();
+        self.still(wanted)?;
         let deadline = now() + bound;
         let closed = self.entrance.close();
         if !closed.drain(deadline) || !self.let_go(deadline) {
@@ -82,9 +91,26 @@ impl Core {
         }
         self.sync_within(&mut change, deadline, bound)?;
         self.drop_cached(other_path);
+        if !wanted.take() {
+            return Err(self.given_up());
+        }
+        // From here on nothing waits: whoever finds the change taken waits for its end.
         next.put_in_force(self.plan())?;
         closed.publish(next);
         Ok(())
+    }
+
+    fn still(&self, wanted: &Wanted) -> Result<(), DeviceError> {
+        if wanted.is_given_up() {
+            return Err(self.given_up());
+        }
+        Ok(())
+    }
+
+    fn given_up(&self) -> DeviceError {
+        DeviceError::GivenUp {
+            what: self.traits.path.display().to_string(),
+        }
     }
 
     /// Lets clean pages of the cache go where direct I/O begins or ends, so that neither side finds
@@ -139,8 +165,9 @@ impl Core {
             tell.send(result).ok();
         };
         let name = "disk-sync".to_owned();
+        // Not made here instead: that would have no bound.
         if thread::Builder::new().name(name).spawn(work).is_err() {
-            return self.flush_blocking();
+            return Err(self.stuck(bound));
         }
         heard.recv_timeout(left()).unwrap_or_else(|_| {
             change.unheard = Some(heard);

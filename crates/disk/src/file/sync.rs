@@ -39,7 +39,7 @@ pub(crate) struct Syncs {
 }
 
 impl Syncs {
-    fn verdict(&self) -> Result<(), DiskError> {
+    pub(super) fn verdict(&self) -> Result<(), DiskError> {
         match self.failed.load(Ordering::Acquire) {
             0 => Ok(()),
             errno => Err(DiskError::Io { errno }),

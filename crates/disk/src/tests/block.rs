@@ -10,6 +10,7 @@ use crate::beside::BesideStore;
 use crate::open::{open, open_now};
 use crate::request::{CacheMode, Extent, Request};
 use crate::testing::{Shard, fill, shards, write};
+use crate::wanted::Wanted;
 use crate::{DeviceError, DiskError};
 
 const SIZE: u64 = 4 << 20;
@@ -34,10 +35,12 @@ fn shape_and_claim() {
     let second = open_now(&backing(&device), CacheMode::None).unwrap_err();
     assert!(matches!(second, DeviceError::Locked { .. }), "{second}");
     // The claim outlives a change of the descriptor.
-    disk.set_cache_mode(CacheMode::WriteBack).unwrap();
+    disk.set_cache_mode(CacheMode::WriteBack, &Wanted::default())
+        .unwrap();
     assert!(disk.features().volatile_cache);
     assert!(open_now(&backing(&device), CacheMode::None).is_err());
-    disk.set_cache_mode(CacheMode::WriteThrough).unwrap();
+    disk.set_cache_mode(CacheMode::WriteThrough, &Wanted::default())
+        .unwrap();
     assert!(!disk.features().volatile_cache);
     drop(disk);
     open(&backing(&device), CacheMode::None).unwrap();
@@ -188,7 +191,7 @@ fn growing_takes_what_it_finds() {
     };
     // Every mode sees the new end.
     for (size, mode) in (2..).map(|times| times * SIZE).zip(MODES) {
-        disk.set_cache_mode(mode).unwrap();
+        disk.set_cache_mode(mode, &Wanted::default()).unwrap();
         assert_eq!(disk.grow(None).unwrap().bytes(), size - SIZE);
         resize(size);
         assert_eq!(disk.geometry().bytes(), size - SIZE);

@@ -19,6 +19,7 @@ use crate::limits::CLAIM_TIME_MAX;
 use crate::open::{open, open_now, patiently};
 use crate::request::{CacheMode, Request};
 use crate::testing::{Shard, eventually, fill, write};
+use crate::wanted::Wanted;
 
 const SIZE: u64 = 1 << 20;
 /// What the killed process writes; at the rate below it takes some seconds.
@@ -60,7 +61,7 @@ fn is_locked(backing: &Backing) -> bool {
 /// A request in the kernel holds the descriptor that a duplicate stands for here.
 fn a_request_holds_it(disk: FileDisk, backing: &Backing) {
     for mode in MODES {
-        crate::Disk::set_cache_mode(&disk, mode).unwrap();
+        crate::Disk::set_cache_mode(&disk, mode, &Wanted::default()).unwrap();
     }
     let held = disk.core().file.try_clone().unwrap();
     drop(disk);
@@ -102,14 +103,14 @@ fn the_one_descriptor_is_direct_in_the_direct_mode_only() {
     };
     assert!(direct());
     // A change that does not come about, because the descriptor is held here, switches nothing.
-    let refused = disk
-        .core()
-        .set_cache_mode_within(CacheMode::WriteBack, Duration::ZERO);
+    let refused =
+        disk.core()
+            .set_cache_mode_within(CacheMode::WriteBack, Duration::ZERO, &Wanted::default());
     assert!(matches!(refused, Err(DeviceError::Stuck { .. })));
     assert!(direct());
     drop(file);
     for mode in MODES {
-        crate::Disk::set_cache_mode(&disk, mode).unwrap();
+        crate::Disk::set_cache_mode(&disk, mode, &Wanted::default()).unwrap();
         let flags = fcntl_getfl(disk.core().file.as_fd()).unwrap();
         let direct = flags.contains(OFlags::DIRECT);
         assert_eq!(direct, mode == CacheMode::None, "{mode}");

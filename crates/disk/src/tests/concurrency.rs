@@ -10,6 +10,7 @@ use super::{MODES, Shape};
 use crate::ram::RamDisk;
 use crate::request::{CacheMode, Disk, Request};
 use crate::testing::{Shard, eventually, fill, shards, write};
+use crate::wanted::Wanted;
 
 const BLOCK: u64 = 512;
 const WRITERS: u64 = 3;
@@ -176,7 +177,7 @@ fn the_mode_changes_under_load() {
     let changed = AtomicBool::new(false);
     writers_do_not_disturb_each_other(&disk, 2048, || {
         for mode in MODES.into_iter().cycle().skip(1).take(24) {
-            disk.set_cache_mode(mode).unwrap();
+            disk.set_cache_mode(mode, &Wanted::default()).unwrap();
             let volatile = mode != CacheMode::WriteThrough;
             assert_eq!(disk.features().volatile_cache, volatile);
             changed.store(true, Ordering::Relaxed);
@@ -199,7 +200,7 @@ fn the_mode_changes_under_neighbours_in_one_emulated_sector() {
     let disk: Arc<dyn Disk> = Arc::new(shape.open(&path, CacheMode::None));
     writers_do_not_disturb_each_other(&disk, 64, || {
         for mode in MODES.into_iter().cycle().skip(1).take(96) {
-            disk.set_cache_mode(mode).unwrap();
+            disk.set_cache_mode(mode, &Wanted::default()).unwrap();
         }
     });
 }
@@ -222,7 +223,7 @@ fn a_write_never_meets_one_of_another_mode() {
         slow.start(1, &*disk, write(0, &fill(1, 512), false));
         let changing = {
             let disk = Arc::clone(&disk);
-            thread::spawn(move || disk.set_cache_mode(to))
+            thread::spawn(move || disk.set_cache_mode(to, &Wanted::default()))
         };
         eventually(|| disk.core().held().is_some());
         quick.start(2, &*disk, write(512, &fill(2, 512), false));

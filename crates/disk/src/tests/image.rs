@@ -14,6 +14,7 @@ use crate::backing::{Backing, Provisioning};
 use crate::open::{open, open_now};
 use crate::request::{CacheMode, Disk, DiskError, Extent, Request};
 use crate::testing::{Shard, eventually, fill, read, shards, write};
+use crate::wanted::Wanted;
 
 const SIZE: u64 = 1 << 20;
 
@@ -41,7 +42,9 @@ fn two_services_never_open_one() {
         );
     }
     // The lock outlives a change of the descriptor.
-    first.set_cache_mode(CacheMode::WriteBack).unwrap();
+    first
+        .set_cache_mode(CacheMode::WriteBack, &Wanted::default())
+        .unwrap();
     assert!(open_now(&backing(&path, false), CacheMode::None).is_err());
     drop(first);
     let readers = [(); 2].map(|()| open(&backing(&path, true), CacheMode::None).unwrap());
@@ -211,7 +214,7 @@ fn what_is_told_is_what_is_done() {
     let disk = Shape::thin(SIZE).open(&path, CacheMode::None);
     assert!(disk.notes().is_empty(), "{:?}", disk.notes());
     let told = |mode| {
-        disk.set_cache_mode(mode).unwrap();
+        disk.set_cache_mode(mode, &Wanted::default()).unwrap();
         disk.features().volatile_cache
     };
     assert!(told(CacheMode::WriteBack));
@@ -236,7 +239,8 @@ fn without_direct_io_it_is_write_through_and_says_so() {
         "{:?}",
         disk.notes()
     );
-    disk.set_cache_mode(CacheMode::WriteBack).unwrap();
+    disk.set_cache_mode(CacheMode::WriteBack, &Wanted::default())
+        .unwrap();
     assert!(disk.features().volatile_cache && disk.notes().is_empty());
 }
 
@@ -475,7 +479,10 @@ fn a_mode_change_that_cannot_end_changes_nothing() {
     let change = |bound| {
         let disk = Arc::clone(&disk);
         let to = CacheMode::WriteThrough;
-        thread::spawn(move || disk.core().set_cache_mode_within(to, bound))
+        thread::spawn(move || {
+            disk.core()
+                .set_cache_mode_within(to, bound, &Wanted::default())
+        })
     };
     // Its shard does not turn, so it does not end.
     let (mut stuck, mut other) = (Shard::any(), Shard::any());
@@ -498,10 +505,71 @@ fn a_mode_change_that_cannot_end_changes_nothing() {
     let again = change(Duration::from_millis(20)).join().unwrap();
     assert!(matches!(again, Err(DeviceError::Stuck { .. })));
     stuck.outcome(1).unwrap();
-    disk.set_cache_mode(CacheMode::WriteThrough).unwrap();
+    disk.set_cache_mode(CacheMode::WriteThrough, &Wanted::default())
+        .unwrap();
     assert!(!disk.features().volatile_cache);
     let expected = [fill(1, 512), fill(2, 512)].concat();
     assert_eq!(other.bytes(&*disk, 0, 1024), expected);
+}
+
+/// An operation holds it up; when that ends, nobody waits for the change any more.
+#[test]
+fn a_mode_change_that_was_given_up_does_not_come_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    Shape::thin(SIZE).create(&path);
+    let disk = Arc::new(Shape::thin(SIZE).open(&path, CacheMode::None));
+    let flags = || rustix::fs::fcntl_getfl(&disk.core().file).unwrap();
+    let (before, wanted) = (flags(), Wanted::default());
+    let (mut slow, mut other) = (Shard::any(), Shard::any());
+    slow.start(1, &*disk, write(0, &fill(1, 512), false));
+    let changing = {
+        let (disk, wanted) = (Arc::clone(&disk), wanted.clone());
+        thread::spawn(move || disk.set_cache_mode(CacheMode::WriteBack, &wanted))
+    };
+    eventually(|| disk.core().held().is_some());
+    other.start(2, &*disk, write(512, &fill(2, 512), false));
+    assert!(wanted.give_up());
+    slow.outcome(1).unwrap();
+    let refused = changing.join().unwrap();
+    assert!(
+        matches!(refused, Err(DeviceError::GivenUp { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(disk.cache_mode(), CacheMode::None);
+    assert_eq!(flags(), before);
+    other.outcome(2).unwrap();
+    let wanted = Wanted::default();
+    disk.set_cache_mode(CacheMode::WriteBack, &wanted).unwrap();
+    assert!(!wanted.give_up(), "it has taken effect");
+}
+
+#[test]
+fn who_gives_a_mode_change_up_and_who_makes_it_agree() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.img");
+    Shape::thin(SIZE).create(&path);
+    let disk = Arc::new(Shape::thin(SIZE).open(&path, CacheMode::WriteThrough));
+    for round in 0_u32..200 {
+        let before = disk.cache_mode();
+        let to = if before == CacheMode::WriteThrough {
+            CacheMode::WriteBack
+        } else {
+            CacheMode::WriteThrough
+        };
+        let wanted = Wanted::default();
+        let changing = {
+            let (disk, wanted) = (Arc::clone(&disk), wanted.clone());
+            thread::spawn(move || disk.set_cache_mode(to, &wanted))
+        };
+        // At another moment of the change each time.
+        (0..round * 200).for_each(|_| std::hint::spin_loop());
+        let given_up = wanted.give_up();
+        let changed = changing.join().unwrap();
+        assert_eq!(given_up, changed.is_err(), "{changed:?}");
+        let now = if given_up { before } else { to };
+        assert_eq!(disk.cache_mode(), now);
+    }
 }
 
 /// Nobody waits for it any more, but the kernel may still write it.
@@ -526,9 +594,10 @@ fn a_mode_change_waits_for_a_dropped_operation() {
     let bound = Duration::from_millis(20);
     let change = || {
         disk.core()
-            .set_cache_mode_within(CacheMode::WriteThrough, bound)
+            .set_cache_mode_within(CacheMode::WriteThrough, bound, &Wanted::default())
     };
     assert!(matches!(change(), Err(DeviceError::Stuck { .. })));
     shard.until(|shard| shard.in_flight() == 0);
-    disk.set_cache_mode(CacheMode::WriteThrough).unwrap();
+    disk.set_cache_mode(CacheMode::WriteThrough, &Wanted::default())
+        .unwrap();
 }

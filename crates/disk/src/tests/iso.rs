@@ -6,6 +6,7 @@ use crate::backing::Backing;
 use crate::open::open;
 use crate::request::{CacheMode, Request};
 use crate::testing::{fill, shards, write};
+use crate::wanted::Wanted;
 use crate::{DeviceError, DiskError};
 
 /// An image whose sector 16 holds a mark, and that ends `extra` bytes into its sector 20.
@@ -66,7 +67,8 @@ fn the_last_block_is_filled_up_and_a_cut_file_is_gone() {
             disk.grow(Some(22 * 2048)),
             Err(DeviceError::Unsupported { .. })
         ));
-        disk.set_cache_mode(CacheMode::WriteThrough).unwrap();
+        disk.set_cache_mode(CacheMode::WriteThrough, &Wanted::default())
+            .unwrap();
         std::fs::File::options()
             .write(true)
             .open(&path)

@@ -12,6 +12,7 @@ use crate::open::open;
 use crate::ram::RamDisk;
 use crate::request::{CacheMode, Disk, Extent, Request};
 use crate::testing::{Shard, fill, shards, write};
+use crate::wanted::Wanted;
 
 const SIZE: u64 = 256 << 10;
 
@@ -129,7 +130,7 @@ fn check(shard: &mut Shard, disk: &dyn Disk, model: &mut [u8], steps: &[Step]) {
                 check_status(shard, disk, model, first * block);
             }
             Step::Mode(mode) => {
-                disk.set_cache_mode(*mode).unwrap();
+                disk.set_cache_mode(*mode, &Wanted::default()).unwrap();
                 assert_eq!(disk.cache_mode(), *mode);
             }
         }

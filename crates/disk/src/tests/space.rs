@@ -11,6 +11,7 @@ use crate::limits::RESERVE_GRANULE;
 use crate::open::open;
 use crate::request::{CacheMode, Disk, DiskError, Extent, Request};
 use crate::testing::{Shard, fill, shards, write};
+use crate::wanted::Wanted;
 
 const PIECE: usize = 64 << 10;
 
@@ -118,7 +119,8 @@ fn space_before_promise() {
         assert!(space_of(&path) >= empty + RESERVE_GRANULE);
         assert_eq!(shard.bytes(&disk, at, 512), fill(2, 512));
         // In the other modes nothing is taken but what is written.
-        disk.set_cache_mode(CacheMode::None).unwrap();
+        disk.set_cache_mode(CacheMode::None, &Wanted::default())
+            .unwrap();
         shard.run(&disk, write(0, &fill(2, 512), false)).unwrap();
         assert!(space_of(&path) < empty + 2 * RESERVE_GRANULE);
     }
@@ -241,7 +243,7 @@ fn a_failed_flush_is_never_followed_by_a_good_one() {
             disk.flush_blocking(),
             Err(DeviceError::Sync { .. })
         ));
-        let changed = disk.set_cache_mode(CacheMode::WriteThrough);
+        let changed = disk.set_cache_mode(CacheMode::WriteThrough, &Wanted::default());
         assert!(
             matches!(changed, Err(DeviceError::Sync { .. })),
             "{changed:?}"

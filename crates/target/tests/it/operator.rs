@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use disk::fault::{Action, Rule};
-use disk::{CacheMode, DeviceError, Disk, Execution, Features, Geometry, Request};
+use disk::{CacheMode, DeviceError, Disk, Execution, Features, Geometry, Request, Wanted};
 use parking_lot::{Condvar, Mutex};
 use target::config::{Backing, Config, Device, Lun};
 use target::info::DeviceState;
@@ -115,7 +115,7 @@ impl Disk for Moody {
         self.inner.sync_ahead(mode)
     }
 
-    fn set_cache_mode(&self, mode: CacheMode) -> Result<(), DeviceError> {
+    fn set_cache_mode(&self, mode: CacheMode, wanted: &Wanted) -> Result<(), DeviceError> {
         if self.mood.refuses_modes.load(Ordering::Acquire) {
             return Err(DeviceError::Mode {
                 path: "/moody".into(),
@@ -123,7 +123,7 @@ impl Disk for Moody {
                 reason: "it is not in the mood",
             });
         }
-        self.inner.set_cache_mode(mode)?;
+        self.inner.set_cache_mode(mode, wanted)?;
         *self.mood.mode.lock() = Some(mode);
         Ok(())
     }
