@@ -27,6 +27,14 @@ pub enum DeviceError {
         /// What this kind of device needs.
         wanted: &'static str,
     },
+    /// What was opened is a file that may not be served. Nothing of it was read or changed.
+    #[error("{path} is not served: {reason}")]
+    Refused {
+        /// The path given.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The system refused to open it.
     #[error("cannot open {path}; check that the service's user may use it")]
     Open {

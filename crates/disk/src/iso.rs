@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::error::DeviceError;
 use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits, reopen};
-use crate::image::{inspect, length, lock, open_regular};
+use crate::image::{id_of, inspect, length, lock, open_regular};
 use crate::limits::{DEVICE_BYTES_MAX, OPTICAL_BLOCK_SIZE};
 use crate::request::CacheMode;
 
@@ -32,7 +32,7 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError
     let kind = Kind::Iso;
     let traits = Traits {
         path: path.into(),
-        id: None,
+        id: Some(id_of(&file, path)?),
         kind,
         block_size: OPTICAL_BLOCK_SIZE,
         physical_block_size: OPTICAL_BLOCK_SIZE,

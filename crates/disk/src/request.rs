@@ -335,7 +335,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
         None
     }
 
-    /// The image file that it has open; `None` for everything else.
+    /// The image or ISO file that it has open; `None` for everything else.
     fn file(&self) -> Option<FileId> {
         None
     }

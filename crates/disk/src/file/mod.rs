@@ -66,7 +66,7 @@ use crate::wanted::Wanted;
 #[derive(Debug)]
 pub(crate) struct Traits {
     pub(crate) path: PathBuf,
-    /// Of an image: what is at `path` may be another file by now.
+    /// Of a file: what is at `path` may be another one by now.
     pub(crate) id: Option<FileId>,
     pub(crate) kind: Kind,
     pub(crate) block_size: u32,
