@@ -25,7 +25,7 @@ use crate::parse;
 use crate::problem::{CheckError, Problem, Problems};
 use crate::record::{self, Generation};
 use crate::storage::{ReplaceError, remove_leftover, replace};
-use crate::store::{GenerationError, Inner, Loaded, State, Store};
+use crate::store::{GenerationError, Inner, Loaded, Store};
 
 /// The service's own judgement of a document; called with every proposal that can be read.
 pub type Check<'a> = &'a dyn Fn(&Document) -> Result<(), CheckError>;
@@ -236,8 +236,8 @@ impl Store {
         if state.staged.is_some() {
             return Err(StageError::Busy);
         }
-        inner.check_base(&state, &plan)?;
-        let parent = state.current.as_ref().map(|now| now.generation.number);
+        inner.check_base(&plan)?;
+        let parent = self.current().map(|now| now.generation.number);
         if let Some(number) = parent {
             // A leftover that cannot be cleared has a number of its own and does no harm.
             let _ = inner.settle(number);
@@ -349,13 +349,13 @@ impl Staged {
         let staged = inner.staged_path(generation.number);
         match result {
             Ok(()) => {
-                state.current = Some(Arc::new(loaded));
+                inner.publish(Arc::new(loaded));
                 // What fails here is made good by the next load or change.
                 let _ = inner.settle(generation.number);
                 Ok(generation)
             }
             Err(error) if error.renamed => {
-                state.current = Some(Arc::new(loaded));
+                inner.publish(Arc::new(loaded));
                 Err(ActivateError::NotConfirmed {
                     generation: Box::new(generation),
                     source: error.source,
@@ -396,8 +396,9 @@ impl Drop for Staged {
 
 impl Inner {
     /// Whether what the plan was made against is still so, here and on disk.
-    fn check_base(&self, state: &State, plan: &Plan) -> Result<(), StageError> {
-        let current = state.current.as_ref().map(|now| &now.generation);
+    fn check_base(&self, plan: &Plan) -> Result<(), StageError> {
+        let loaded = self.current();
+        let current = loaded.as_ref().map(|now| &now.generation);
         if current.map(|now| now.number) != plan.base {
             return Err(StageError::Conflict {
                 expected: plan.base,
@@ -410,7 +411,7 @@ impl Inner {
             return Err(StageError::ChangedOutside);
         }
         // Only a restoration may replace what is not the file of the generation we know.
-        if !plan.rescue && !is_file_of(bytes.as_deref(), state.current.as_deref()) {
+        if !plan.rescue && !is_file_of(bytes.as_deref(), loaded.as_deref()) {
             return Err(StageError::ChangedOutside);
         }
         Ok(())

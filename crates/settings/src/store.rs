@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::document::Document;
@@ -177,14 +177,16 @@ pub(crate) struct Inner {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) directory: PathBuf,
     pub(crate) clock: fn() -> Timestamp,
+    /// Held along a change, over the disk's work: never by who only reads what is in force.
     pub(crate) state: Mutex<State>,
+    /// What is in force. Locked only to copy the pointer or to put another in its place.
+    current: RwLock<Option<Arc<Loaded>>>,
     /// Locked for as long as the store lives.
     _lock: Option<File>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) current: Option<Arc<Loaded>>,
     /// Number of the generation that is staged.
     pub(crate) staged: Option<u64>,
 }
@@ -252,9 +254,9 @@ impl Store {
     /// # Errors
     /// There are none, or they cannot be used; what could be restored is told. Nothing is replaced.
     pub fn load(&self) -> Result<Arc<Loaded>, LoadError> {
-        let mut state = self.inner.state.lock();
+        let state = self.inner.state.lock();
         let loaded = Arc::new(self.inner.read_current()?);
-        state.current = Some(Arc::clone(&loaded));
+        self.inner.publish(Arc::clone(&loaded));
         if state.staged.is_none() {
             // Leftovers do no harm; the next change clears them if this one cannot.
             let _ = self.inner.settle(loaded.generation.number);
@@ -262,9 +264,10 @@ impl Store {
         Ok(loaded)
     }
 
-    /// The settings as last loaded or activated.
+    /// The settings as last loaded or activated. Never waits for the disk, whatever a change waits
+    /// for.
     pub fn current(&self) -> Option<Arc<Loaded>> {
-        self.inner.state.lock().current.clone()
+        self.inner.current()
     }
 
     /// The generations kept, newest first; at most [`limits::GENERATIONS`].
@@ -272,8 +275,10 @@ impl Store {
     /// # Errors
     /// The directory cannot be read.
     pub fn history(&self) -> Result<Vec<HistoryEntry>, GenerationError> {
-        let state = self.inner.state.lock();
-        let current = state.current.as_ref();
+        // In no change's middle, so that each number is there once.
+        let _state = self.inner.state.lock();
+        let current = self.current();
+        let current = current.as_deref();
         let listing = self
             .inner
             .listing()
@@ -317,8 +322,17 @@ impl Inner {
             directory: data_dir.join("settings"),
             clock,
             state: Mutex::default(),
+            current: RwLock::default(),
             _lock: None,
         }
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Loaded>> {
+        self.current.read().clone()
+    }
+
+    pub(crate) fn publish(&self, loaded: Arc<Loaded>) {
+        *self.current.write() = Some(loaded);
     }
 
     fn make_directories(&self) -> Result<(), OpenError> {

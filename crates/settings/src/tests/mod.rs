@@ -3,6 +3,7 @@
 mod crash;
 mod disk;
 mod generations;
+mod hang;
 mod properties;
 mod secrets;
 mod text;
