@@ -34,6 +34,9 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// The thread that writes them cannot be had.
+    #[error("cannot start the thread that writes events")]
+    Writer(#[source] io::Error),
 }
 
 /// Where lines go. Real: [`Files`]; tests bring one that fails.
@@ -64,7 +67,7 @@ struct Appending {
 }
 
 /// What the files held.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Restored {
     /// Events with growing numbers, oldest first, at most [`limits::MEMORY_EVENTS`].
     pub(crate) events: Vec<Event>,

@@ -25,19 +25,22 @@
 //! # Sketch
 //!
 //! `record` takes the store's one lock, asks the rate limit (only for events an outsider can
-//! provoke), pushes into a ring of [`limits::MEMORY_EVENTS`], appends one JSON line to
-//! `events.jsonl` (one `write`, a few microseconds into the page cache, no sync), and wakes the
-//! followers. A follower has no queue of its own: it is a position in the ring, so that a slow one
-//! costs nothing and learns how many it missed.
+//! provoke), pushes into a ring of [`limits::MEMORY_EVENTS`], and wakes the writer and the followers.
+//! It never waits for the disk, and no more does any question: the lock is not held over its work.
+//! The writer, a thread of the store's own, appends one JSON line an event to `events.jsonl` (into
+//! the page cache, no sync). Neither it nor a follower has a queue of its own: each is a position in
+//! the ring, so that a slow one costs nothing and learns how many it missed.
 //!
 //! What can fail between two steps:
-//! - Process killed: every recorded line is in the page cache and survives; a line cut in the
-//!   middle is dropped at the next start.
+//! - Process killed: lines that were written survive; what was recorded in the last moments, before
+//!   the writer's turn, is lost. A line cut in the middle is dropped at the next start.
 //! - Host lost: the lines the kernel had not written are lost. [`Store::sync`] makes them stable.
 //! - Disk full or failing: the event stays in memory, [`Store::health`] says so, and the store
 //!   tries again with the next event after [`limits::RETRY_AFTER`]; what is still in memory is then
 //!   caught up. Numbers given meanwhile are given again if the process ends before the disk takes
 //!   lines again.
+//! - Disk that does not answer: the same, told after [`limits::ANSWER_TIME_MAX`]. Events that left
+//!   memory before the disk took them are counted, and told by an event once it does.
 //! - Rotation cut in the middle: `events.jsonl` is absent and `events.1.jsonl` complete; the next
 //!   start begins a new one.
 //!
@@ -58,6 +61,7 @@ mod store;
 mod subscribe;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use clock::{Clock, SystemClock};
 pub use event::{Draft, Event, Severity};

@@ -59,8 +59,15 @@ pub const SUMMARY_AFTER: Duration = Duration::from_secs(60);
 /// After a failed write the disk is left alone for this long.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Unsaved events written in one turn once the disk takes lines again.
-pub const CATCH_UP_EVENTS: usize = 256;
+/// Most that is written in one go, in bytes: no more than the smallest file that is rotated holds.
+pub const BATCH_BYTES: usize = LINE_BYTES;
+
+/// A disk that has not answered for this long is told as a fault; events wait in memory, of which
+/// there are [`MEMORY_EVENTS`].
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// When the last store is dropped, the disk has this long to take what is not written yet.
+pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
 const _: () = {
     let text = CODE_BYTES + SUBJECT_BYTES + MESSAGE_BYTES + CAUSE_BYTES + NEXT_STEP_BYTES;

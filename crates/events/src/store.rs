@@ -1,20 +1,22 @@
-//! The store: one lock around the ring, the rate limit, the files and the followers.
+//! The store: one lock around the ring, the rate limit and the followers, never held over the disk's
+//! work. What writes is in [`crate::writer`].
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::Serialize;
 
 use crate::clock::{Clock, SystemClock};
 use crate::event::{Draft, Event};
-use crate::journal::{Files, Medium, OpenError};
+use crate::journal::{Files, Medium, OpenError, Restored};
 use crate::limits;
 use crate::rate::{RateLimit, Verdict};
 use crate::ring::{Filter, Ring};
 use crate::subscribe::{Followers, SubscribeError, Subscription};
+use crate::writer::{Progress, Writer};
 
 /// How a store is set up.
 #[derive(Clone, Debug)]
@@ -71,12 +73,18 @@ pub struct Health {
 #[derive(Clone, Debug)]
 pub struct Store {
     shared: Arc<Shared>,
+    /// None: memory only.
+    _writer: Option<Arc<Writer>>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
-    clock: Arc<dyn Clock>,
+    /// The writer has something to do.
+    pub(crate) work: Condvar,
+    /// The writer is further than before.
+    pub(crate) moved: Condvar,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug)]
@@ -84,22 +92,10 @@ pub(crate) struct State {
     pub(crate) ring: Ring,
     pub(crate) followers: Followers,
     pub(crate) closed: bool,
+    pub(crate) progress: Progress,
     limit: RateLimit,
-    /// None: memory only.
-    medium: Option<Box<dyn Medium>>,
-    /// Number of the newest event on disk (or known to be lost to it).
-    saved_id: u64,
-    fault: Option<Fault>,
-    lost: u64,
     skipped_lines: u64,
     suppressed: u64,
-}
-
-#[derive(Debug)]
-struct Fault {
-    text: String,
-    since: Timestamp,
-    retry_at: Duration,
 }
 
 impl Store {
@@ -107,49 +103,36 @@ impl Store {
     /// what it holds. A line that cannot be read is skipped; a full disk is no obstacle.
     ///
     /// # Errors
-    /// The directory cannot be made, or a file in it cannot be read.
+    /// The directory cannot be made, a file in it cannot be read, or no thread can be had.
     pub fn open(directory: &Path, options: Options) -> Result<Self, OpenError> {
         let (files, restored) = Files::open(directory, options.rotate_bytes, options.capacity)?;
-        let store = Self::with_medium(options, Some(Box::new(files)));
-        {
-            let mut state = store.shared.state.lock();
-            state.skipped_lines = restored.skipped;
-            for event in restored.events {
-                state.ring.push(event);
-            }
-            state.saved_id = state.ring.last_id();
-        }
-        Ok(store)
+        Self::with_medium(options, Box::new(files), restored)
     }
 
     /// A store without files.
     pub fn in_memory(options: Options) -> Self {
-        Self::with_medium(options, None)
-    }
-
-    pub(crate) fn with_medium(options: Options, medium: Option<Box<dyn Medium>>) -> Self {
-        let state = State {
-            ring: Ring::new(options.capacity),
-            followers: Followers::default(),
-            closed: false,
-            limit: RateLimit::default(),
-            medium,
-            saved_id: 0,
-            fault: None,
-            lost: 0,
-            skipped_lines: 0,
-            suppressed: 0,
-        };
+        let shared = Shared::new(options, Restored::default());
         Self {
-            shared: Arc::new(Shared {
-                state: Mutex::new(state),
-                clock: options.clock,
-            }),
+            shared: Arc::new(shared),
+            _writer: None,
         }
     }
 
-    /// Records an event, unless it is a provoked one above the rate. Never fails: what the disk
-    /// does not take is kept in memory and told by [`Store::health`].
+    pub(crate) fn with_medium(
+        options: Options,
+        medium: Box<dyn Medium>,
+        restored: Restored,
+    ) -> Result<Self, OpenError> {
+        let shared = Arc::new(Shared::new(options, restored));
+        let writer = Writer::start(&shared, medium).map_err(OpenError::Writer)?;
+        Ok(Self {
+            shared,
+            _writer: Some(Arc::new(writer)),
+        })
+    }
+
+    /// Records an event, unless it is a provoked one above the rate. Never fails and never waits:
+    /// what the disk does not take, or not yet, is kept in memory and told by [`Store::health`].
     pub fn record(&self, draft: Draft) -> Recorded {
         let now = self.shared.clock.elapsed();
         let mut state = self.shared.state.lock();
@@ -157,7 +140,7 @@ impl Store {
             match state.limit.ask(&draft, now) {
                 Verdict::Pass(summaries) => {
                     for summary in summaries {
-                        self.push(&mut state, summary);
+                        self.shared.push(&mut state, summary);
                     }
                 }
                 Verdict::Suppressed => {
@@ -166,8 +149,8 @@ impl Store {
                 }
             }
         }
-        let id = self.push(&mut state, draft);
-        self.save_and_wake(state, now);
+        let id = self.shared.push(&mut state, draft);
+        self.shared.save_and_wake(state);
         Recorded::As(id)
     }
 
@@ -177,9 +160,9 @@ impl Store {
         let now = self.shared.clock.elapsed();
         let mut state = self.shared.state.lock();
         for summary in state.limit.due(now) {
-            self.push(&mut state, summary);
+            self.shared.push(&mut state, summary);
         }
-        self.save_and_wake(state, now);
+        self.shared.save_and_wake(state);
     }
 
     /// Events that pass a filter, oldest first: the first ones after `since_id` where given, else
@@ -200,112 +183,87 @@ impl Store {
     pub fn close(&self) {
         let mut state = self.shared.state.lock();
         state.closed = true;
-        self.wake(state);
+        self.shared.wake(state);
     }
 
     /// How the store itself is doing.
     pub fn health(&self) -> Health {
+        let (now, time) = (self.shared.clock.elapsed(), self.shared.clock.now());
         let state = self.shared.state.lock();
-        let unsaved = match state.medium {
-            Some(_) => state.ring.after(state.saved_id).count() as u64,
-            None => 0,
+        let progress = &state.progress;
+        let unsaved = match progress.files {
+            true => state.ring.after(progress.saved_id).count() as u64,
+            false => 0,
         };
+        let (fault, fault_since) = progress.trouble(now, time).unzip();
         Health {
-            saved: unsaved == 0 && state.fault.is_none(),
-            fault: state.fault.as_ref().map(|fault| fault.text.clone()),
-            fault_since: state.fault.as_ref().map(|fault| fault.since),
+            saved: unsaved == 0 && fault.is_none(),
+            fault,
+            fault_since,
             unsaved,
-            lost: state.lost,
+            lost: progress.lost,
             skipped_lines: state.skipped_lines,
             suppressed: state.suppressed,
             last_id: state.ring.last_id(),
         }
     }
 
-    /// Writes what is not written yet, at once, and makes the file stable. Blocks on the disk.
+    /// Waits until what was recorded is written and the files are stable, at most as long as
+    /// `bound`.
     ///
     /// # Errors
-    /// What the system said; [`Store::health`] says it, too.
-    pub fn sync(&self) -> std::io::Result<()> {
-        let mut state = self.shared.state.lock();
-        state.fault = None;
-        while state.unsaved() {
-            state.save(self.shared.clock.as_ref())?;
+    /// What the system said, or that the disk did not answer; [`Store::health`] says it, too.
+    pub fn sync(&self, bound: Duration) -> std::io::Result<()> {
+        self.shared.sync(bound)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn settle(&self) {
+        self.shared.settle();
+    }
+}
+
+impl Shared {
+    fn new(options: Options, restored: Restored) -> Self {
+        let mut ring = Ring::new(options.capacity);
+        for event in restored.events {
+            ring.push(event);
         }
-        match &mut state.medium {
-            Some(medium) => medium.sync(),
-            None => Ok(()),
+        let progress = Progress::after(ring.last_id());
+        let state = State {
+            ring,
+            followers: Followers::default(),
+            closed: false,
+            progress,
+            limit: RateLimit::default(),
+            skipped_lines: restored.skipped,
+            suppressed: 0,
+        };
+        Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            moved: Condvar::new(),
+            clock: options.clock,
         }
     }
 
-    fn push(&self, state: &mut State, draft: Draft) -> u64 {
+    pub(crate) fn push(&self, state: &mut State, draft: Draft) -> u64 {
         let id = state.ring.last_id() + 1;
-        state
-            .ring
-            .push(draft.into_event(id, self.shared.clock.now()));
+        state.ring.push(draft.into_event(id, self.clock.now()));
         id
     }
 
-    fn save_and_wake(&self, mut state: MutexGuard<'_, State>, now: Duration) {
-        let blocked = state
-            .fault
-            .as_ref()
-            .is_some_and(|fault| now < fault.retry_at);
-        if !blocked && state.unsaved() {
-            // A failure is kept in the state; recording goes on in memory.
-            let _ = state.save(self.shared.clock.as_ref());
-        }
+    fn save_and_wake(&self, state: MutexGuard<'_, State>) {
+        self.work.notify_one();
         self.wake(state);
     }
 
     /// Wakes followers after the lock is given back: a waker may run what it wakes.
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
+    pub(crate) fn wake(&self, mut state: MutexGuard<'_, State>) {
         let wakers = state.followers.take_wakers();
         drop(state);
         for waker in wakers {
             waker.wake();
-        }
-    }
-}
-
-impl State {
-    fn unsaved(&self) -> bool {
-        self.medium.is_some() && self.ring.last_id() > self.saved_id
-    }
-
-    /// Writes the next unsaved events, at most [`limits::CATCH_UP_EVENTS`] of them.
-    fn save(&mut self, clock: &dyn Clock) -> std::io::Result<()> {
-        let Some(medium) = &mut self.medium else {
-            return Ok(());
-        };
-        let oldest = self.ring.oldest_id().unwrap_or(0);
-        let gone = oldest.saturating_sub(self.saved_id + 1);
-        let mut lines = Vec::new();
-        let mut last = self.saved_id + gone;
-        for event in self.ring.after(last).take(limits::CATCH_UP_EVENTS) {
-            serde_json::to_writer(&mut lines, event)?;
-            lines.push(b'\n');
-            last = event.id;
-        }
-        match medium.append(&lines) {
-            Ok(()) => {
-                self.lost += gone;
-                self.saved_id = last;
-                self.fault = None;
-                Ok(())
-            }
-            Err(error) => {
-                let since = match &self.fault {
-                    Some(fault) => fault.since,
-                    None => clock.now(),
-                };
-                self.fault = Some(Fault {
-                    text: format!("events are kept in memory only: {error}"),
-                    since,
-                    retry_at: clock.elapsed() + limits::RETRY_AFTER,
-                });
-                Err(error)
-            }
         }
     }
 }

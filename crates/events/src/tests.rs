@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use crate::journal::Medium;
+use crate::journal::{Medium, Restored};
 use crate::*;
 
 /// A clock that a test moves.
@@ -93,6 +94,11 @@ fn ids(events: &[Event]) -> Vec<u64> {
     events.iter().map(|event| event.id).collect()
 }
 
+fn with_medium(options: Options, medium: &(impl Medium + Clone + 'static)) -> Store {
+    let medium = Box::new(medium.clone());
+    Store::with_medium(options, medium, Restored::default()).expect("a thread")
+}
+
 fn all() -> Filter {
     Filter {
         limit: Some(limits::MEMORY_EVENTS),
@@ -120,6 +126,7 @@ fn numbers_and_contents_go_on_after_a_restart() {
     assert_eq!(second.query(&all()), before);
     assert_eq!(second.record(note(3)), Recorded::As(3));
     assert_eq!(before[0].cause.as_deref(), Some("Input/output error"));
+    second.settle();
     assert!(second.health().saved);
 }
 
@@ -208,9 +215,10 @@ fn the_file_rotates_and_two_are_kept() {
 fn a_full_disk_is_told_and_caught_up() {
     let (options, hand) = options();
     let disk = Small::of(300);
-    let store = Store::with_medium(options, Some(Box::new(disk.clone())));
+    let store = with_medium(options, &disk);
     for n in 1..=10 {
         assert_eq!(store.record(note(n)), Recorded::As(n));
+        store.settle();
     }
     let health = store.health();
     assert!(!health.saved);
@@ -220,9 +228,11 @@ fn a_full_disk_is_told_and_caught_up() {
 
     disk.resize(1 << 20);
     store.record(note(11));
+    store.settle();
     assert!(!store.health().saved, "left alone until the retry is due");
     hand.forward(limits::RETRY_AFTER);
     store.tick();
+    store.settle();
     assert!(store.health().saved);
     assert_eq!(store.health().lost, 0);
     assert_eq!(disk.ids(), (1..=11).collect::<Vec<_>>());
@@ -233,15 +243,112 @@ fn what_left_memory_unsaved_is_counted() {
     let (mut options, hand) = options();
     options.capacity = 4;
     let disk = Small::of(0);
-    let store = Store::with_medium(options, Some(Box::new(disk.clone())));
+    let store = with_medium(options, &disk);
     for n in 1..=10 {
         store.record(note(n));
+        store.settle();
     }
     disk.resize(1 << 20);
     hand.forward(limits::RETRY_AFTER);
     store.record(note(11));
-    assert_eq!(disk.ids(), [8, 9, 10, 11]);
+    store.settle();
+    assert_eq!(disk.ids(), [8, 9, 10, 11, 12]);
     assert_eq!(store.health().lost, 7);
+    let told = store.query(&all()).pop().expect("an event");
+    assert_eq!(told.code, "events-lost");
+    assert!(told.message.starts_with("7 events"), "{}", told.message);
+}
+
+/// A disk that does not answer until the test has sent it a word, and then does for good.
+#[derive(Clone, Debug)]
+struct Hanging {
+    disk: Small,
+    reached: mpsc::SyncSender<()>,
+    go_on: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Medium for Hanging {
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        // Told once is enough, and the other end may be gone: the test is past that.
+        let _ = self.reached.try_send(());
+        let _ = self.go_on.lock().recv();
+        self.disk.append(lines)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.disk.sync()
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_answer_keeps_nobody() {
+    let (mut options, hand) = options();
+    options.capacity = 4;
+    let (reached, is_reached) = mpsc::sync_channel(1);
+    let (go_on, wait) = mpsc::sync_channel(1);
+    let disk = Hanging {
+        disk: Small::of(1 << 20),
+        reached,
+        go_on: Arc::new(Mutex::new(wait)),
+    };
+    let store = with_medium(options, &disk);
+    let mut follower = store.subscribe(None).expect("room");
+    assert_eq!(store.record(note(1)), Recorded::As(1));
+    is_reached.recv().expect("the writer is at it");
+
+    // All of it in a thread, so that a wait fails the test and does not hang it.
+    let (done, is_done) = mpsc::sync_channel(1);
+    let asking = store.clone();
+    let asked = std::thread::spawn(move || {
+        for n in 2..=9 {
+            assert_eq!(asking.record(note(n)), Recorded::As(n));
+        }
+        assert_eq!(ids(&asking.query(&all())), [6, 7, 8, 9]);
+        assert_eq!(follower.try_next(), Some(Delivery::Lagged { missed: 5 }));
+        asking.tick();
+        assert_eq!(asking.health().fault, None, "it may still answer");
+        hand.forward(limits::ANSWER_TIME_MAX);
+        let health = asking.health();
+        let fault = health.fault.expect("told");
+        assert!(fault.contains("has not answered for 5 s"), "{fault}");
+        assert!(!health.saved);
+        let synced = asking.sync(Duration::from_millis(1));
+        let kind = synced.map_err(|error| error.kind());
+        assert_eq!(kind, Err(io::ErrorKind::TimedOut));
+        done.send(()).expect("the test waits");
+    });
+    let in_time = is_done.recv_timeout(Duration::from_secs(60));
+    assert_eq!(in_time, Ok(()), "somebody waits for the disk");
+    asked.join().expect("no panic");
+
+    drop(go_on);
+    store.settle();
+    // The first was with the disk already; four of the others left memory unsaved.
+    assert_eq!(disk.disk.ids(), [1, 6, 7, 8, 9, 10]);
+    let health = store.health();
+    assert_eq!((health.lost, health.saved, health.fault), (4, true, None));
+}
+
+#[test]
+fn a_store_is_dropped_though_the_disk_does_not_answer() {
+    let (reached, is_reached) = mpsc::sync_channel(1);
+    let (go_on, wait) = mpsc::sync_channel(1);
+    let disk = Hanging {
+        disk: Small::of(1 << 20),
+        reached,
+        go_on: Arc::new(Mutex::new(wait)),
+    };
+    let store = with_medium(options().0, &disk);
+    store.record(note(1));
+    is_reached.recv().expect("the writer is at it");
+    let (dropped, is_dropped) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        drop(store);
+        dropped.send(())
+    });
+    let bound = Duration::from_secs(60);
+    assert_eq!(is_dropped.recv_timeout(bound), Ok(()));
+    drop(go_on);
 }
 
 #[test]
@@ -253,10 +360,11 @@ fn a_real_full_device_leaves_memory_working() {
     let store = open(dir.path());
     std::os::unix::fs::symlink("/dev/full", &link).expect("a link");
     assert_eq!(store.record(note(1)), Recorded::As(1));
+    store.settle();
     let health = store.health();
     assert_eq!(health.unsaved, 1);
     assert!(health.fault.expect("told").contains("No space left"));
-    assert!(store.sync().is_err());
+    assert!(store.sync(Duration::from_secs(60)).is_err());
     fs::remove_file(&link).expect("removable");
 }
 

@@ -11,7 +11,7 @@ use events::Draft;
 use parking_lot::Mutex;
 use sd_notify::NotifyState;
 use settings::{Document, Loaded, Secrets, Store};
-use target::{Driver, Notice, Options, Service};
+use target::{Driver, Notice, Opener, Options, Service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -73,7 +73,8 @@ fn usable(document: &Document, secrets: &Secrets, dir: &Path) -> Result<(), Prob
     })
 }
 
-fn options(flags: &Run, dir: &Path, document: &Document) -> Options {
+fn options(flags: &Run, dir: &DataDir, document: &Document) -> Options {
+    let own = dir.clone();
     let service = &document.service;
     let driver = match (flags.ring, service.ring) {
         (Some(Ring::Uring), _) | (None, settings::Ring::Uring) => Some(Driver::Uring),
@@ -84,7 +85,8 @@ fn options(flags: &Run, dir: &Path, document: &Document) -> Options {
         shards: usize::from(flags.shards.unwrap_or(service.shards)),
         driver,
         spin: Duration::from_micros(service.spin_us.into()),
-        ..Options::new(dir)
+        opener: Opener::default().checked(move |path, file| own.may_serve(path, file)),
+        ..Options::new(dir.path())
     }
 }
 
@@ -120,7 +122,7 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
         Err(cause) => {
             // What waits for a disk is left behind; nothing was served yet.
             tracing::info!(cause, "stopping before the service was up");
-            record_last(events, last_words(cause, None)).await;
+            record_last(&events, last_words(cause, None));
             return Ok(());
         }
     };
@@ -145,7 +147,7 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
         tracing::warn!("the data path still holds on; its last notices are not recorded");
     }
     ticker.abort();
-    record_last(events, last_words(cause, stopped.as_ref().err())).await;
+    record_last(&events, last_words(cause, stopped.as_ref().err()));
     stopped
 }
 
@@ -160,17 +162,11 @@ async fn unless_stopped<T>(
     }
 }
 
-/// Records the last event. That writes, too: a data directory on a stuck disk must not keep the
-/// process.
-async fn record_last(events: events::Store, last: Draft) {
-    let written = admin::blocking(move || {
-        events.record(last);
-        events.sync()
-    });
-    match tokio::time::timeout(limits::EVENTS_SYNC_MAX, written).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => tracing::warn!(%error, "the last events are not on disk"),
-        Ok(Err(_)) | Err(_) => tracing::warn!("the last events are not on disk"),
+/// Records the last event. A data directory on a stuck disk must not keep the process.
+fn record_last(events: &events::Store, last: Draft) {
+    events.record(last);
+    if let Err(error) = events.sync(limits::EVENTS_SYNC_MAX) {
+        tracing::warn!(%error, "the last events are not on disk");
     }
 }
 
@@ -202,7 +198,7 @@ async fn open(
         secrets,
         events,
     } = opened;
-    let options = options(flags, dir.path(), &loaded.document);
+    let options = options(flags, &dir, &loaded.document);
     let config = loaded.document.iscsi.clone();
     let service = Service::start(options, config, admin::handed_over(secrets.iter()), notices);
     let service = Box::pin(service)
@@ -354,6 +350,64 @@ mod tests {
         assert_eq!(stopped, Ok(Err("SIGTERM")));
         let done = unless_stopped(&mut signals, std::future::ready(7)).await;
         assert_eq!(done, Ok(7));
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    fn image(path: &Path, size: u64) -> target::config::Device {
+        use target::config::{Backing, Device, Provisioning};
+        let backing = Backing::Image {
+            path: path.into(),
+            size,
+            provisioning: Provisioning::Thin,
+            block_size: 512,
+            read_only: false,
+        };
+        Device::new("a", backing)
+    }
+
+    /// Put there while the service was down.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn secrets_in_the_place_of_an_image_are_not_served() {
+        use target::info::DeviceState;
+        const SIZE: u64 = 1 << 20;
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::make(&temporary.path().join("data")).unwrap();
+        let secrets = dir.path().join("secrets/secrets.toml");
+        std::fs::create_dir(secrets.parent().unwrap()).unwrap();
+        // As long as the image was, so that nothing else keeps it from being opened.
+        std::fs::write(&secrets, vec![b'x'; 1 << 20]).unwrap();
+        let path = temporary.path().join("a.img");
+        let mut document = Document::default();
+        document.iscsi.devices.push(image(&path, SIZE));
+        let line = ["run", "--data-dir", "/d", "--shards", "1"];
+        let flags = <Line as clap::Parser>::parse_from(line).run;
+        let link: fn(&Path, &Path) -> std::io::Result<()> =
+            |own, name| std::os::unix::fs::symlink(own, name);
+        for plant in [link, |own, name| std::fs::hard_link(own, name)] {
+            plant(&secrets, &path).unwrap();
+            let (sender, _notices) = mpsc::channel(16);
+            let options = options(&flags, &dir, &document);
+            let config = document.iscsi.clone();
+            let started = Service::start(options, config, target::Secrets::new(), sender);
+            let service = Box::pin(started).await.unwrap();
+            let DeviceState::NotReady { reason } = service.devices().remove(0).state else {
+                panic!("it is served");
+            };
+            assert!(reason.contains(secrets.to_str().unwrap()), "{reason}");
+            let again = service.load_device("a").await.unwrap_err().to_string();
+            assert!(again.contains(path.to_str().unwrap()), "{again}");
+            std::fs::remove_file(&path).unwrap();
+            let file = std::fs::File::create(&path).unwrap();
+            file.set_len(SIZE).unwrap();
+            service.load_device("a").await.unwrap();
+            service.shutdown().await.unwrap();
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]
