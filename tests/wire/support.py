@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from harness import ports
@@ -150,3 +151,13 @@ def sanctum(context: Context) -> SanctumServer:
     """The server as what it is, for cases that need `sanctum` itself."""
     assert isinstance(context.server, SanctumServer), "the case lacks needs=(...)"
     return context.server
+
+
+def own(context: Context, data: Path | None = None) -> Context:
+    """The same case over a service of its own, which ends with it; its data directory lies where `data` says."""
+    suite = sanctum(context)
+    server = SanctumServer(context.directory / "server", suite.programs, driver=suite.driver)
+    server.data_dir = data or server.data_dir
+    context.cleanup.callback(server.kill)
+    server.start()
+    return replace(context, server=server)

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 from harness import ports, wait
 from harness.model import MIB, Device, Lun, Target
-from harness.runner import Context, Skip, case, expect, expect_equal
+from harness.runner import Context, case, expect, expect_equal
 from initiator import scsi
 from initiator.session import Session
+from wire.storage import Loop
 from wire.support import calm, log_in, pattern, read, sanctum, serve, write
-
-
-class Loop:
-    """A loop device over a file, gone when the case ends."""
-
-    def __init__(self, context: Context, size: int) -> None:
-        self.file = context.directory / "loop.img"
-        with self.file.open("wb") as image:
-            image.truncate(size)
-        done = subprocess.run(
-            ["losetup", "--find", "--show", str(self.file)], capture_output=True, text=True, timeout=20, check=False
-        )
-        if done.returncode != 0:
-            raise Skip(f"this machine has no loop devices: {done.stderr.strip()}")
-        self.node = Path(done.stdout.strip())
-        context.cleanup.callback(subprocess.run, ["losetup", "--detach", str(self.node)], check=False, timeout=20)
-
-    def grow(self, size: int) -> None:
-        """The disk has more room from now on, and the kernel knows."""
-        with self.file.open("r+b") as image:
-            image.truncate(size)
-        subprocess.run(["losetup", "--set-capacity", str(self.node)], check=True, timeout=20)
 
 
 def _size(session: Session) -> int:
