@@ -1,8 +1,9 @@
 //! Harness of the SCSI device server: commands with parameter lists against a small disk in memory.
 //!
-//! Input: records of one byte of choices (bits 0-1: which of four nexuses; bit 2: data-in is wanted; bit 3: a fault at
-//! the first disk step), sixteen of CDB, two of data-out length (big endian), the data-out. The first byte of all
-//! chooses the device (bit 0: optical; bit 1: thin; bit 2: 4096-byte blocks; bit 3: removable).
+//! Input: records of one byte of choices (bits 0-1: which of four nexuses; bit 2: data-in is
+//! wanted; bit 3: a fault at the first disk step), sixteen of CDB, two of data-out length (big
+//! endian), the data-out. The first byte of all chooses the device (bit 0: optical; bit 1: thin;
+//! bit 2: 4096-byte blocks; bit 3: removable).
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
-//! Harness of the target's engine: the byte stream of an initiator, with a service that answers everything.
+//! Harness of the target's engine: the byte stream of an initiator, with a service that answers
+//! everything.
 //!
-//! Input: one byte of choices (bits 0-1: how the stream is cut; bit 2: CHAP is asked for), then the stream. The
-//! CHAP challenge is fixed, so that a recorded login opens the full feature phase.
+//! Input: one byte of choices (bits 0-1: how the stream is cut; bit 2: CHAP is asked for), then the
+//! stream. The CHAP challenge is fixed, so that a recorded login opens the full feature phase.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -80,7 +81,8 @@ struct Service {
 }
 
 impl Service {
-    /// Gives bytes to the engine and answers its events; `false` when the connection is to be dropped.
+    /// Gives bytes to the engine and answers its events; `false` when the connection is to be
+    /// dropped.
     fn feed(&mut self, connection: &mut Connection, now: Instant, mut input: &[u8]) -> bool {
         for _ in 0..EVENTS_MAX {
             let event = match connection.next(now, &mut input, &mut self.out) {

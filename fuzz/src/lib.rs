@@ -1,7 +1,7 @@
 //! Harnesses: each takes any bytes and must not panic, loop, or break what it asserts.
 //!
-//! libFuzzer calls them through `fuzz_targets/`; the tests below replay the committed corpora with the
-//! stable compiler and nothing installed.
+//! libFuzzer calls them through `fuzz_targets/`; the tests below replay the committed corpora with
+//! the stable compiler and nothing installed.
 //!
 //! | harness | reads | holds besides "no panic" |
 //! |---|---|---|

@@ -1,9 +1,10 @@
 //! Writes numbered, checkable blocks to a device and says which were acknowledged.
 //!
-//! `writer DEVICE SEED FIRST COUNT SPAN MODE OUTPUT LABEL`: block `n` of FIRST..FIRST+COUNT goes to slot
-//! `n % SPAN` of 4096 bytes. MODE is `direct` (O_DIRECT), `sync` (O_DIRECT|O_SYNC) or `flush:N` (O_DIRECT, an
-//! fdatasync after each N blocks). Prints to OUTPUT, each line opened by LABEL: `ack N` when a write was acknowledged, `sync N` when all up to
-//! N are covered by a sync, `error N TEXT` when one failed, `done N` at the end.
+//! `writer DEVICE SEED FIRST COUNT SPAN MODE OUTPUT LABEL`: block `n` of FIRST..FIRST+COUNT goes to
+//! slot `n % SPAN` of 4096 bytes. MODE is `direct` (O_DIRECT), `sync` (O_DIRECT|O_SYNC) or
+//! `flush:N` (O_DIRECT, an fdatasync after each N blocks). Prints to OUTPUT, each line opened by
+//! LABEL: `ack N` when a write was acknowledged, `sync N` when all up to N are covered by a sync,
+//! `error N TEXT` when one failed, `done N` at the end.
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -50,7 +50,8 @@ impl fmt::Display for Counts {
 pub(crate) enum Style {
     /// Only its exit code: one check.
     ExitCode,
-    /// nextest's `Summary [ 1.2s] 45 tests run: 44 passed, 1 failed, 2 skipped`; the last one counts.
+    /// nextest's `Summary [ 1.2s] 45 tests run: 44 passed, 1 failed, 2 skipped`; the last one
+    /// counts.
     Nextest,
     /// libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; …`; all are summed.
     Libtest,

@@ -72,8 +72,8 @@ impl std::fmt::Display for Run {
     }
 }
 
-/// Fuzzes one target for so many seconds. New inputs go to a scratch corpus under `fuzz/target`; the committed one
-/// is only read.
+/// Fuzzes one target for so many seconds. New inputs go to a scratch corpus under `fuzz/target`;
+/// the committed one is only read.
 pub(crate) fn fuzz(root: &Path, target: &str, seconds: u64) -> Result<Run> {
     ensure_cargo_fuzz()?;
     let scratch = root.join("fuzz/target/corpus").join(target);
@@ -141,7 +141,8 @@ fn ensure_cargo_fuzz() -> Result<()> {
     Ok(())
 }
 
-/// Replays every committed corpus through the same harnesses, on the stable compiler, without cargo-fuzz.
+/// Replays every committed corpus through the same harnesses, on the stable compiler, without
+/// cargo-fuzz.
 pub(crate) fn replay(root: &Path) -> Result<Counts> {
     for target in TARGETS {
         let directory = corpus(root, target);

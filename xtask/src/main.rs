@@ -1,7 +1,7 @@
 //! `cargo xtask`: the one build driver. Builds, runs, tests and proves Sanctum.
 //!
-//! Everything a person or CI does with the project goes through here: `up` starts it, `test` climbs the
-//! ladder of rungs, `verify` reads only, `fix` repairs, `fuzz` and `prove` take longer.
+//! Everything a person or CI does with the project goes through here: `up` starts it, `test` climbs
+//! the ladder of rungs, `verify` reads only, `fix` repairs, `fuzz` and `prove` take longer.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,9 @@
 //! Debian packages of the foreign suites.
 //!
-//! Two traps. Packages must not start services (tgt and open-iscsi would), and all QEMU packages must come from
-//! one source version: a machine may carry a qemu-utils from another suite than the configured one, so the
-//! version of qemu-system-x86 decides and the others follow, downgraded where need be.
+//! Two traps. Packages must not start services (tgt and open-iscsi would), and all QEMU packages
+//! must come from one source version: a machine may carry a qemu-utils from another suite than the
+//! configured one, so the version of qemu-system-x86 decides and the others follow, downgraded
+//! where need be.
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

@@ -32,7 +32,8 @@ impl Ended {
     }
 }
 
-/// Runs `command` in a process group of its own and gives each line of its output (both streams) to `each`.
+/// Runs `command` in a process group of its own and gives each line of its output (both streams) to
+/// `each`.
 ///
 /// # Errors
 /// The program could not be started.

@@ -125,8 +125,8 @@ fn measured(what: &str, work: impl FnOnce() -> Result<(bool, String)>) -> Figure
     }
 }
 
-/// Builds the binaries, runs a suite on a copy of them (so that building goes on meanwhile), and tells its cases
-/// with what they noted.
+/// Builds the binaries, runs a suite on a copy of them (so that building goes on meanwhile), and
+/// tells its cases with what they noted.
 fn suite(root: &Path, command: &mut Command, seconds: u64) -> Result<(bool, String)> {
     rungs::build_binaries(root)?;
     let copies = target_dir(root).join(format!("proofs-{}", std::process::id()));

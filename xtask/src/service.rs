@@ -254,7 +254,8 @@ impl Down {
             println!("nothing to stop: {} is not there", file.display());
             return Ok(true);
         };
-        // The process id may have gone to another program since: only a sanctumd of this directory is stopped.
+        // The process id may have gone to another program since: only a sanctumd of this directory
+        // is stopped.
         let command_line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let ours = command_line.contains("sanctumd")
             && command_line.contains(&*directory.to_string_lossy());

@@ -24,7 +24,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Mixed I/O of several initiators under kills and resets; every block is checked. Overwrites the LUN
+    /// Mixed I/O of several initiators under kills and resets; every block is checked. Overwrites
+    /// the LUN
     Verify(Verify),
     /// Reads or writes at a depth or a rate, with latencies
     Bench(Bench),
@@ -88,7 +89,8 @@ struct Verify {
     /// How often each kind is chosen, such as read=43,write=42,unmap=3,flush=2,caw=10 (the default)
     #[arg(long)]
     mix: Option<Mix>,
-    /// Time between two killed connections, such as 500ms or 2s (a plain number: milliseconds); 0: none
+    /// Time between two killed connections, such as 500ms or 2s (a plain number: milliseconds); 0:
+    /// none
     #[arg(long, default_value = "500ms", value_parser = parse_time)]
     kill_every: Duration,
     /// Time between two aborts or resets; 0: none

@@ -1,14 +1,14 @@
 //! What an initiator knows of the blocks it owns, and what it may therefore read.
 //!
 //! A write whose answer never came (connection killed, task aborted) is *unknown*: the block holds
-//! the old or the new. Operations of one owner never overlap, and the next one starts only after the
-//! unknown one is proven dead (reinstatement, or an answered task management function). So whatever
-//! is read once is what the block holds from then on: once the new was seen the old may not come
-//! back, and once the old was seen the unknown write may not land any more.
+//! the old or the new. Operations of one owner never overlap, and the next one starts only after
+//! the unknown one is proven dead (reinstatement, or an answered task management function). So
+//! whatever is read once is what the block holds from then on: once the new was seen the old may
+//! not come back, and once the old was seen the unknown write may not land any more.
 //!
-//! Owners take turns: behind the counters, each chunk of [`CHUNK_BLOCKS`] belongs to the next one. So
-//! who owns a block does not depend on the size of the disk, and a disk that grows gives new blocks
-//! to everybody.
+//! Owners take turns: behind the counters, each chunk of [`CHUNK_BLOCKS`] belongs to the next one.
+//! So who owns a block does not depend on the size of the disk, and a disk that grows gives new
+//! blocks to everybody.
 
 use crate::block::{self, BYTES, BlockError};
 use crate::limits::{CHUNK_BLOCKS, COUNTERS, MAYBE_MAX, OWNED_BLOCKS_MAX};
@@ -208,7 +208,8 @@ impl Owned {
         Ok(())
     }
 
-    /// A read has ended well, and what it brought is accepted if an earlier run of this owner left it.
+    /// A read has ended well, and what it brought is accepted if an earlier run of this owner left
+    /// it.
     ///
     /// # Errors
     /// [`Wrong`] for what this owner never wrote there.

@@ -1,8 +1,8 @@
 //! Mixed I/O under disturbance, with every block checked.
 //!
-//! Nothing here may hide a fault of the target. So a command that has had no answer for a second, and
-//! that nobody's reset can have ended, stops all disturbance that could end it: it is answered, or it
-//! is a hang.
+//! Nothing here may hide a fault of the target. So a command that has had no answer for a second,
+//! and that nobody's reset can have ended, stops all disturbance that could end it: it is answered,
+//! or it is a hang.
 
 mod counters;
 mod mix;
@@ -247,8 +247,8 @@ impl Worker {
     }
 }
 
-/// Every second session has digests on where the target has them, every third asks for R2Ts, every fourth has no immediate data,
-/// every fifth short bursts of short segments, one at a time.
+/// Every second session has digests on where the target has them, every third asks for R2Ts, every
+/// fourth has no immediate data, every fifth short bursts of short segments, one at a time.
 fn destination(options: &Options, place: u32) -> Destination {
     let [.., low] = place.to_be_bytes();
     let name = format!("iqn.2026-11.local.sanctum:loadgen-{place}");

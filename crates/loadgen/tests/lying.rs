@@ -1,5 +1,5 @@
-//! The whole load against our own target in this process, on a disk that lies now and then: each kind
-//! of lie must be told as what it is, and without one there must be nothing to tell.
+//! The whole load against our own target in this process, on a disk that lies now and then: each
+//! kind of lie must be told as what it is, and without one there must be nothing to tell.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The checker against a simulated disk. An honest one, with any mix of acknowledged, refused and
-//! unknown writes, must never raise an alarm; each fault planted in it must raise one, at its place.
+//! unknown writes, must never raise an alarm; each fault planted in it must raise one, at its
+//! place.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use super::Finding;
 use crate::workspace::cargo;
 
-/// Floors from the lowest, each in the order in which its crates may import one another; crates in one bracket
-/// stand side by side.
+/// Floors from the lowest, each in the order in which its crates may import one another; crates in
+/// one bracket stand side by side.
 const FLOORS: [(&str, &[&[&str]]); 5] = [
     ("protocol", &[&["iscsi", "scsi", "peerdist", "qmp"]]),
     (

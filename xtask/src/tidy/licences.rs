@@ -93,7 +93,8 @@ fn all(rest: &mut &[&str]) -> bool {
     held
 }
 
-/// A name, with or without an exception (which only ever allows more), or an expression in brackets.
+/// A name, with or without an exception (which only ever allows more), or an expression in
+/// brackets.
 fn one(rest: &mut &[&str]) -> bool {
     if take(rest, "(") {
         let held = any(rest);

@@ -86,7 +86,8 @@ pub(crate) fn opening(sources: &[Source]) -> Vec<Finding> {
     sources.iter().filter(opens).map(finding).collect()
 }
 
-/// The crate that holds the house's `unsafe`, each block with its SAFETY comment (clippy refuses others).
+/// The crate that holds the house's `unsafe`, each block with its SAFETY comment (clippy refuses
+/// others).
 const UNSAFE: &str = "crates/ring/";
 
 /// Roots of crates that do not forbid unsafe code.
@@ -195,7 +196,8 @@ fn body_end(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The text with comments, strings and character literals replaced by spaces; lines stay where they are.
+/// The text with comments, strings and character literals replaced by spaces; lines stay where they
+/// are.
 fn blank(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

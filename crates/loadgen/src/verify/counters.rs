@@ -2,8 +2,8 @@
 //!
 //! Each step from one value to the next may succeed for one initiator only: two successes from the
 //! same value are a lost increment, seen at once. In the end every value below the last was reached
-//! by somebody's success, or by a command whose end is unknown. So the sum of what succeeded is what
-//! the counters show, but for steps of unknown end.
+//! by somebody's success, or by a command whose end is unknown. So the sum of what succeeded is
+//! what the counters show, but for steps of unknown end.
 
 use std::collections::BTreeSet;
 
