@@ -175,6 +175,9 @@ pub struct Difference {
     /// Names of the secrets that would be new or replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// Names of the secrets that would be removed: no account of the document names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets_removed: Vec<String>,
 }
 
 /// The result of applying a document.
@@ -190,6 +193,9 @@ pub struct SettingsApplied {
     /// Names of the secrets that are new or replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// Names of the secrets that were removed: no account names them any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets_removed: Vec<String>,
     /// What comes into force later: what only a start of the service reads.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -7,8 +7,8 @@
 //!                                                                         │ fails: data path undoes
 //! ```
 //!
-//! Secrets that come with a document take the same steps: they are staged with it, and in force
-//! with it.
+//! Secrets take the same steps: those that come with a document, and those that go with it because
+//! no account of it names them. They are staged with it, and in force with it.
 //!
 //! A change runs as a task of its own, so that a client that goes away in the middle cannot leave
 //! it half made. When the process ends between the activation and the data path's commit, the next
@@ -18,7 +18,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::view::Applied;
+use api::view::{Applied, Difference};
 use api::{Code, Problem};
 use events::Draft;
 use parking_lot::Mutex;
@@ -72,11 +72,11 @@ pub(crate) type NewSecrets = Vec<(String, SecretString)>;
 
 /// What a change does to the secrets.
 #[derive(Debug, Default)]
-pub(crate) struct SecretsChange {
+struct SecretsChange {
     /// New ones, or in place of those of their names.
-    pub(crate) set: NewSecrets,
-    /// Names of those that go.
-    pub(crate) dropped: Vec<String>,
+    set: NewSecrets,
+    /// Names of those that go: no account names them any more.
+    dropped: Vec<String>,
 }
 
 impl SecretsChange {
@@ -101,6 +101,8 @@ pub(crate) struct Changed<T> {
     pub(crate) diff: String,
     /// Names of the secrets that are new or replaced.
     pub(crate) secrets: Vec<String>,
+    /// Names of the secrets that went, as no account names them any more.
+    pub(crate) secrets_removed: Vec<String>,
     /// What comes into force later, or did not quite work.
     pub(crate) notes: Vec<String>,
     /// It holds, but something that had to end before it has not ended, or not well. What follows
@@ -128,6 +130,7 @@ impl<T> Changed<T> {
             made: self.made,
             diff: self.diff,
             secrets: self.secrets,
+            secrets_removed: self.secrets_removed,
             notes: self.notes,
             overdue: self.overdue,
             value,
@@ -200,18 +203,16 @@ impl Admin {
         what: String,
         edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send + 'static,
     ) -> Result<Changed<T>, Problem> {
-        self.edit_with_secrets(by, what, |document| {
-            Ok((edit(document)?, SecretsChange::default()))
-        })
-        .await
+        self.edit_with_secrets(by, what, |document| Ok((edit(document)?, Vec::new())))
+            .await
     }
 
-    /// As [`Admin::edit`], with what it means for the secrets.
+    /// As [`Admin::edit`], with secrets that come with it.
     pub(crate) async fn edit_with_secrets<T: Send + 'static>(
         &self,
         by: By,
         what: String,
-        edit: impl FnOnce(&mut Document) -> Result<(T, SecretsChange), Problem> + Send + 'static,
+        edit: impl FnOnce(&mut Document) -> Result<(T, NewSecrets), Problem> + Send + 'static,
     ) -> Result<Changed<T>, Problem> {
         let changed = self.alone(move |admin| async move {
             Box::pin(admin.edit_all_alone(&by, &what, edit)).await
@@ -227,7 +228,7 @@ impl Admin {
         what: &str,
         edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send,
     ) -> Result<Changed<T>, Problem> {
-        let edit = |document: &mut Document| Ok((edit(document)?, SecretsChange::default()));
+        let edit = |document: &mut Document| Ok((edit(document)?, Vec::new()));
         self.edit_all_alone(by, what, edit).await
     }
 
@@ -235,12 +236,12 @@ impl Admin {
         &self,
         by: &By,
         what: &str,
-        edit: impl FnOnce(&mut Document) -> Result<(T, SecretsChange), Problem> + Send,
+        edit: impl FnOnce(&mut Document) -> Result<(T, NewSecrets), Problem> + Send,
     ) -> Result<Changed<T>, Problem> {
         self.expected(by)?;
         let mut document = self.current()?.document.clone();
         let (value, secrets) = edit(&mut document)?;
-        let check = |document: &Document| self.check_with(document, &secrets.set);
+        let check = |document: &Document| self.check_with(document, &secrets);
         // Looks at files, and at every line of the document.
         let mut plan = tokio::task::block_in_place(|| self.store().propose(document, &check))
             .map_err(|error| trouble::propose(&error))?;
@@ -261,9 +262,7 @@ impl Admin {
     ) -> Result<Changed<()>, Problem> {
         let changed = self.alone(move |admin| async move {
             admin.expected(&by)?;
-            let (plan, set) = tokio::task::block_in_place(|| plan(&admin))?;
-            let dropped = Vec::new();
-            let secrets = SecretsChange { set, dropped };
+            let (plan, secrets) = tokio::task::block_in_place(|| plan(&admin))?;
             Box::pin(admin.change(&by, &what, plan, secrets)).await
         });
         changed.await?.settled()
@@ -372,26 +371,25 @@ impl Admin {
         by: &By,
         what: &str,
         plan: Plan,
-        mut secrets: SecretsChange,
+        secrets: NewSecrets,
     ) -> Result<Changed<()>, Problem> {
         let before = self.current()?;
-        if !plan.is_accepted() {
-            let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
-            return Err(trouble::settings_refused(&lines));
-        }
-        secrets.set = self.news(secrets.set);
+        self.accepted(&plan, &secrets)?;
+        let secrets = self.due(&plan.document, secrets);
         let mut changed = Changed {
             generation: before.generation.number,
             made: false,
             diff: plan.diff.clone(),
             secrets: names(&secrets.set),
+            secrets_removed: Vec::new(),
             notes: Vec::new(),
             overdue: None,
             value: (),
         };
-        if plan.is_empty() && plan.text == before.text && secrets.is_empty() {
+        if plan.is_empty() && plan.text == before.text && secrets.set.is_empty() {
             return Ok(changed);
         }
+        changed.secrets_removed.clone_from(&secrets.dropped);
         let document = plan.document.clone();
         // Before: what a kill left after the device of this name had been removed.
         self.forget(&document, &before.document).await?;
@@ -427,26 +425,46 @@ impl Admin {
         if let Err(problem) = self.forget(&before.document, &document).await {
             notes.push(problem.to_string());
         }
-        notes.extend(later(&before.document.service, &document.service));
-        let late = overdue.as_ref().map(ToString::to_string);
-        let told: Vec<String> = notes.iter().cloned().chain(late).collect();
-        self.tell(by, what, &generation, &told);
+        let later = later(&before.document.service, &document.service);
         changed.generation = generation.number;
         changed.made = true;
         changed.overdue = overdue.map(|error| trouble::service(&error));
+        self.tell(by, what, &changed, &later);
+        changed.notes.extend(later);
         Ok(changed)
     }
 
-    /// Whether a plan with these secrets would make a generation, and which of them are new.
-    pub(crate) fn foresee(
-        &self,
-        plan: &Plan,
-        secrets: NewSecrets,
-    ) -> Result<(bool, Vec<String>), Problem> {
+    /// What a plan with these secrets would make.
+    pub(crate) fn foresee(&self, plan: &Plan, secrets: NewSecrets) -> Result<Difference, Problem> {
         let before = self.current()?;
-        let secrets = names(&self.news(secrets));
-        let same = plan.is_empty() && plan.text == before.text && secrets.is_empty();
-        Ok((!same, secrets))
+        self.accepted(plan, &secrets)?;
+        let SecretsChange { set, mut dropped } = self.due(&plan.document, secrets);
+        let changed = !(plan.is_empty() && plan.text == before.text && set.is_empty());
+        if !changed {
+            dropped.clear();
+        }
+        Ok(Difference {
+            generation: before.generation.number,
+            changed,
+            text: plan.diff.clone(),
+            secrets: names(&set),
+            secrets_removed: dropped,
+        })
+    }
+
+    /// Refuses a plan that could not be served. Where accounts have no secret, says what to do.
+    fn accepted(&self, plan: &Plan, secrets: &NewSecrets) -> Result<(), Problem> {
+        if plan.is_accepted() {
+            return Ok(());
+        }
+        let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
+        let stored = self.0.parts.secrets.lock();
+        let held =
+            |name: &str| stored.contains(name) || secrets.iter().any(|(other, _)| other == name);
+        let accounts = plan.document.iscsi.accounts.iter();
+        let without = accounts.filter(|account| !held(&account.secret));
+        let users: Vec<&str> = without.map(|account| account.user.as_str()).collect();
+        Err(trouble::plan_refused(&lines, &users))
     }
 
     /// Removes what lies in the data directory under the names of devices that only the first
@@ -469,14 +487,20 @@ impl Admin {
         forgotten.await?.map_err(|error| trouble::provision(&error))
     }
 
-    /// Those of the secrets that the store does not hold as they are.
-    fn news(&self, mut secrets: NewSecrets) -> NewSecrets {
+    /// What has to be done for the store to hold the secrets that a document's accounts name, and
+    /// no others: a secret that outlives its account would let in who knows it, once a later
+    /// document has an account of that name.
+    fn due(&self, document: &Document, mut set: NewSecrets) -> SecretsChange {
+        let accounts = document.iscsi.accounts.iter();
+        let named: HashSet<&str> = accounts.map(|account| account.secret.as_str()).collect();
         let stored = self.0.parts.secrets.lock();
-        secrets.retain(|(name, secret)| {
+        set.retain(|(name, secret)| {
             let stored = stored.get(name).map(ExposeSecret::expose_secret);
-            stored != Some(secret.expose_secret())
+            named.contains(name.as_str()) && stored != Some(secret.expose_secret())
         });
-        secrets
+        let unnamed = stored.names().filter(|name| !named.contains(name));
+        let dropped = unnamed.map(str::to_owned).collect();
+        SecretsChange { set, dropped }
     }
 
     async fn stage(
@@ -600,17 +624,29 @@ impl Admin {
         }
     }
 
-    fn tell(&self, by: &By, what: &str, generation: &settings::Generation, notes: &[String]) {
-        let subject = format!("generation {}", generation.number);
-        let message = format!("{} changed the settings: {what}", by.caller.name);
+    /// Records a change, and in events of their own what of it did not go well.
+    fn tell(&self, by: &By, what: &str, changed: &Changed<()>, later: &[String]) {
+        let subject = format!("generation {}", changed.generation);
+        let mut message = format!("{} changed the settings: {what}", by.caller.name);
+        if !changed.secrets_removed.is_empty() {
+            let removed = changed.secrets_removed.join(", ");
+            message.push_str(&format!("; secrets without an account went: {removed}"));
+        }
         let mut draft = Draft::info("settings-changed", &subject, &message);
         if let Some(why) = &by.why {
             draft = draft.cause(why);
         }
-        if !notes.is_empty() {
-            draft = draft.next_step(&notes.join("; "));
+        if !later.is_empty() {
+            draft = draft.next_step(&later.join("; "));
         }
         self.events().record(draft);
+        for note in &changed.notes {
+            let draft = Draft::warning("change-incomplete", &subject, note);
+            self.events().record(draft);
+        }
+        if let Some(overdue) = &changed.overdue {
+            self.events().record(not_ended(&subject, overdue));
+        }
     }
 
     /// Records something done that is no change of the settings; `late` is what has not ended.
@@ -620,10 +656,10 @@ impl Admin {
         if let Some(why) = &by.why {
             draft = draft.cause(why);
         }
-        if let Some(late) = late {
-            draft = draft.next_step(&format!("{}; {}", late.what, late.next_step));
-        }
         self.events().record(draft);
+        if let Some(late) = late {
+            self.events().record(not_ended(&deed.subject, late));
+        }
     }
 
     /// Ends what runs: tasks, then the data path. A change in progress comes to its end first.
@@ -659,15 +695,22 @@ fn names(secrets: &NewSecrets) -> Vec<String> {
     secrets.iter().map(|(name, _)| name.clone()).collect()
 }
 
+/// Something holds, but what had to end before has not ended, or not well.
+fn not_ended(subject: &str, left: &Problem) -> Draft {
+    Draft::error("change-not-ended", subject, &left.what).next_step(&left.next_step)
+}
+
 /// What cannot be followed while running.
-fn later(before: &ServiceSettings, after: &ServiceSettings) -> impl Iterator<Item = String> {
+fn later(before: &ServiceSettings, after: &ServiceSettings) -> Vec<String> {
     let later = [
         ("service.shards", before.shards != after.shards),
         ("service.ring", before.ring != after.ring),
         ("service.spin_us", before.spin_us != after.spin_us),
     ];
     let changed = later.into_iter().filter(|(_, changed)| *changed);
-    changed.map(|(name, _)| format!("{name} comes into force when the service is started again"))
+    let told = changed
+        .map(|(name, _)| format!("{name} comes into force when the service is started again"));
+    told.collect()
 }
 
 /// The data path goes back to what it serves; what it cannot take back is told, too.

@@ -30,6 +30,9 @@ pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Shards that the command line takes, as its parser wants it.
 pub(crate) const SHARDS_MAX: i64 = target::limits::SHARDS_MAX as i64;
 
+/// Accounts that a refused document's next step names.
+pub(crate) const ACCOUNTS_NAMED_MAX: usize = 5;
+
 /// Tasks at work at once.
 pub(crate) const TASKS_RUNNING_MAX: usize = 4;
 

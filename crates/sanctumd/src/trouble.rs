@@ -2,6 +2,7 @@
 //! same fault reads the same wherever it is met.
 
 use std::error::Error;
+use std::path::Path;
 
 use api::{Code, Problem};
 use settings::{
@@ -10,6 +11,8 @@ use settings::{
 };
 use target::ServiceError;
 use target::provision::{Fault, ProvisionError};
+
+use crate::limits;
 
 /// A fault of the service's host, with its causes.
 pub(crate) fn internal(error: &dyn Error) -> Problem {
@@ -105,6 +108,27 @@ pub(crate) fn settings_refused(lines: &[String]) -> Problem {
     .next("correct what is named above and try again");
     problem.details.extend_from_slice(lines);
     problem
+}
+
+/// As [`settings_refused`], for a plan whose accounts of these users have no secret.
+pub(crate) fn plan_refused(lines: &[String], users: &[&str]) -> Problem {
+    let problem = settings_refused(lines);
+    if users.is_empty() {
+        return problem;
+    }
+    let mut add: Vec<String> = users
+        .iter()
+        .take(limits::ACCOUNTS_NAMED_MAX)
+        .map(|user| format!("sanctum chap add {}", api::quoted(Path::new(user))))
+        .collect();
+    if users.len() > add.len() {
+        add.push(format!("and {} more", users.len() - add.len()));
+    }
+    problem.next(format!(
+        "an account has no secret here: add it first ({}), or name a secret that is there \
+         (sanctum chap list)",
+        add.join("; ")
+    ))
 }
 
 fn places(problems: &settings::Problems) -> Vec<String> {
@@ -248,7 +272,7 @@ pub(crate) fn secrets(error: &SecretsError) -> Problem {
 }
 
 /// There are no settings to start with.
-pub(crate) fn load(error: &LoadError, data_dir: &std::path::Path) -> Problem {
+pub(crate) fn load(error: &LoadError, data_dir: &Path) -> Problem {
     let dir = api::quoted(data_dir);
     let back = |restorable: Option<&settings::Generation>| match restorable {
         Some(generation) => format!(
@@ -338,7 +362,7 @@ mod tests {
             problems,
             restorable: None,
         };
-        let problem = load(&error, std::path::Path::new("/d"));
+        let problem = load(&error, Path::new("/d"));
         assert!(
             problem.details[0].starts_with("line 3"),
             "{:?}",

@@ -359,7 +359,7 @@ impl Secrets {
     /// # Errors
     /// As [`Secrets::set`].
     pub fn set_all(&mut self, secrets: Vec<(String, SecretString)>) -> Result<(), SecretsError> {
-        let next = self.with(secrets)?;
+        let next = self.with(secrets, &[])?;
         self.write(next)
     }
 
@@ -376,8 +376,7 @@ impl Secrets {
         with: &Staged,
     ) -> Result<StagedSecrets, SecretsError> {
         self.finish()?;
-        let mut next = self.with(secrets)?;
-        next.retain(|name, _| !dropped.contains(name));
+        let next = self.with(secrets, dropped)?;
         let path = self.staged_path();
         let failed = |source| SecretsError::Write {
             path: path.clone(),
@@ -423,9 +422,13 @@ impl Secrets {
 
     fn with(
         &self,
-        secrets: Vec<(String, SecretString)>,
+        secrets: Named,
+        dropped: &[String],
     ) -> Result<BTreeMap<String, SecretString>, SecretsError> {
         let mut next = self.secrets.clone();
+        for name in dropped {
+            next.remove(name);
+        }
         for (name, secret) in secrets {
             check(&name, &secret)?;
             next.insert(name, secret);
@@ -496,7 +499,7 @@ impl Secrets {
 
     /// Takes staged secrets to those that are there. A crash on the way finds both again.
     fn take_in(&mut self, staged: Named) -> Result<(), SecretsError> {
-        let next = self.with(staged)?;
+        let next = self.with(staged, &[])?;
         self.write(next)?;
         let path = self.staged_path();
         remove_leftover(&*self.storage, &path)

@@ -154,7 +154,8 @@ async fn diff(context: &Context, document: &Document) -> Result<(), Failure> {
             .into());
     }
     let shown = if difference.changed {
-        differences(&difference.text, &difference.secrets).join("\n")
+        let (new, gone) = (&difference.secrets, &difference.secrets_removed);
+        differences(&difference.text, new, gone).join("\n")
     } else {
         format!("no difference to generation {now}")
     };
@@ -162,13 +163,19 @@ async fn diff(context: &Context, document: &Document) -> Result<(), Failure> {
 }
 
 /// What differs, for people.
-fn differences(text: &str, secrets: &[String]) -> Vec<String> {
+fn differences(text: &str, secrets: &[String], removed: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
     if !text.is_empty() {
         lines.push(text.trim_end().to_owned());
     }
     if !secrets.is_empty() {
         lines.push(format!("secrets new or replaced: {}", secrets.join(", ")));
+    }
+    if !removed.is_empty() {
+        lines.push(format!(
+            "secrets removed, as no account names them: {}",
+            removed.join(", ")
+        ));
     }
     if lines.is_empty() {
         lines.push("only comments or layout differ".to_owned());
@@ -179,7 +186,8 @@ fn differences(text: &str, secrets: &[String]) -> Vec<String> {
 fn tell(context: &Context, applied: &SettingsApplied) -> Result<(), Failure> {
     let generation = applied.generation;
     let mut lines = if applied.changed {
-        let mut lines = differences(&applied.text, &applied.secrets);
+        let (new, gone) = (&applied.secrets, &applied.secrets_removed);
+        let mut lines = differences(&applied.text, new, gone);
         lines.push(format!("generation {generation} is in force"));
         lines
     } else {

@@ -4,5 +4,6 @@ mod faults;
 mod harness;
 mod nouns;
 mod peers;
+mod secrets;
 mod setup;
 mod tasks;

@@ -10,7 +10,7 @@ fn devices_and_luns() {
     let service = site.start();
     let target = site.target();
     service
-        .run("device create image full --size 32M --preallocate")
+        .run("device create image full --size 32M --provisioning preallocated")
         .ok();
     let full = site.dir().join("images/full.img");
     assert!(std::os::unix::fs::MetadataExt::blocks(&full.metadata().unwrap()) * 512 >= 32 << 20);
@@ -51,7 +51,7 @@ fn devices_and_luns() {
         .fails(4, &["cannot shrink"]);
     service.run("device cache full write-back").ok();
     service
-        .run("device queue full --depth 4 --asynchronous true")
+        .run("device queue full --queue-depth 4 --asynchronous true")
         .ok();
     // A setting has one spelling, when a device is made and later.
     let words = "--asynchronous false --physical-blocks false --removable true";
@@ -169,8 +169,8 @@ fn events_are_followed_as_they_happen() {
         "--output json --after {last} --code settings-changed --limit 2"
     ));
     let table = follow(&format!("--after {last} --code settings-changed --limit 2"));
-    service.run("device queue disk0 --depth 5").ok();
-    service.run("device queue disk0 --depth 6").ok();
+    service.run("device queue disk0 --queue-depth 5").ok();
+    service.run("device queue disk0 --queue-depth 6").ok();
     let lines = json.finish().ok().out;
     let events: Vec<serde_json::Value> = lines
         .lines()
@@ -531,48 +531,6 @@ fn portals() {
 }
 
 #[test]
-fn chap_accounts() {
-    let site = Site::new();
-    let service = site.start();
-    let secrets = || std::fs::read_to_string(site.dir().join("secrets/secrets.toml")).unwrap();
-    let add = |input: &str| run_with(&mut service.command("chap add bob --secret-stdin"), input);
-    add("short\n").fails(1, &["5 bytes", "12"]);
-    add("").fails(2, &["no secret"]);
-    assert!(!secrets().contains("bob"));
-    add("correct-horse\n").ok();
-    assert!(secrets().contains("\"bob\" = \"correct-horse\""));
-    add("battery-staple\n").fails(4, &["exists already", "set-secret"]);
-    assert!(secrets().contains("correct-horse"));
-    // Without a terminal there is nobody to ask.
-    service
-        .run("chap add carol")
-        .fails(2, &["--secret-stdin", "--generate"]);
-    let generation = service.generation();
-    service.run("chap set-secret bob --generate").ok();
-    assert!(!secrets().contains("correct-horse"));
-    assert_eq!(service.generation(), generation + 1, "in the history");
-    let why = service.json("settings history")[0]["why"].to_string();
-    assert!(why.contains("new secret of CHAP account bob"), "{why}");
-    // Nothing is kept of a secret whose change is refused.
-    let words = "chap set-secret bob --secret-stdin";
-    let before = secrets();
-    let short = run_with(&mut service.command(words), "short\n");
-    short.fails(1, &["5 bytes", "12"]);
-    assert_eq!((secrets(), service.generation()), (before, generation + 1));
-    service
-        .run(&format!("target update {} --chap bob", site.target()))
-        .ok();
-    service
-        .run("chap remove bob")
-        .fails(4, &["target iqn", "uses it"]);
-    service
-        .run(&format!("target update {} --chap initiator", site.target()))
-        .ok();
-    service.run("chap remove bob").ok();
-    assert!(!secrets().contains("bob"));
-}
-
-#[test]
 fn the_settings_as_a_whole() {
     let site = Site::new();
     let service = site.start();
@@ -634,110 +592,6 @@ fn the_settings_as_a_whole() {
         .fails(1, &["no generation 99"]);
     let done = run_with(&mut service.command("settings apply -"), &edited).ok();
     assert!(done.out.contains("generation 5 is in force"));
-}
-
-#[test]
-fn settings_move_to_another_host_with_their_secrets() {
-    let site = Site::new();
-    let service = site.start();
-    run_with(
-        &mut service.command("chap add bob --secret-stdin"),
-        "correct-horse\n",
-    )
-    .ok();
-    let file = site.scratch("with-secrets.toml");
-    let path = file.display();
-    let export = format!("settings export {path} --with-secrets --passphrase-stdin");
-    run_with(&mut service.command(&export), "short\n").fails(1, &["passphrase is shorter"]);
-    run_with(&mut service.command(&export), "a long passphrase\n").ok();
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.contains("[sealed_secrets]") && !text.contains("correct-horse"));
-    service.stop();
-
-    // The other host has the image under the same path; the first one has ended.
-    let other = Site::new();
-    let service = other.start();
-    // Its own first device makes place: what a device is made of never changes under its name.
-    service
-        .run(&format!("target delete {}", other.target()))
-        .ok();
-    service.run("device delete disk0").ok();
-    let generation = service.generation();
-    let secrets = || std::fs::read_to_string(other.dir().join("secrets/secrets.toml")).unwrap();
-    let before = secrets();
-    let apply = format!("settings apply {path} --passphrase-stdin");
-    service
-        .run(&format!("settings apply {path}"))
-        .fails(1, &["give its passphrase"]);
-    run_with(&mut service.command(&apply), "a wrong passphrase\n")
-        .fails(1, &["passphrase is wrong"]);
-    // A document that cannot be served takes its secrets with it.
-    std::fs::rename(site.dir().join("images"), site.scratch("aside")).unwrap();
-    run_with(&mut service.command(&apply), "a long passphrase\n").fails(4, &["disk0.img"]);
-    assert_eq!(secrets(), before);
-    assert_eq!(service.generation(), generation);
-    std::fs::rename(site.scratch("aside"), site.dir().join("images")).unwrap();
-    run_with(&mut service.command(&apply), "a long passphrase\n").ok();
-    assert!(secrets().contains("\"bob\" = \"correct-horse\""));
-    assert_eq!(service.json("target list")[0]["name"], site.target());
-}
-
-#[test]
-fn secrets_take_effect_with_their_document_or_not_at_all() {
-    let site = Site::new();
-    let service = site.start();
-    let add = |secret: &str| {
-        let words = "chap add bob --secret-stdin";
-        run_with(&mut service.command(words), secret).ok();
-    };
-    add("correct-horse\n");
-    let file = site.scratch("with-secrets.toml");
-    let path = file.display();
-    let export = format!("settings export {path} --with-secrets --passphrase-stdin");
-    run_with(&mut service.command(&export), "a long passphrase\n").ok();
-    let text = std::fs::read_to_string(&file).unwrap();
-    run_with(
-        &mut service.command("chap set-secret bob --secret-stdin"),
-        "battery-staple\n",
-    )
-    .ok();
-    let secrets_file = site.dir().join("secrets/secrets.toml");
-    let secrets = || std::fs::read_to_string(&secrets_file).unwrap();
-    let staged = site.dir().join("secrets/staged.toml");
-    let before = secrets();
-    let generation = service.generation();
-    // The data path refuses the document: its secrets do not come either.
-    std::fs::write(&file, text.replace("size = 67108864", "size = 33554432")).unwrap();
-    let apply = format!("settings apply {path} --passphrase-stdin");
-    run_with(&mut service.command(&apply), "a long passphrase\n").fails(4, &["shrink"]);
-    assert_eq!((secrets(), service.generation()), (before, generation));
-    assert!(!staged.exists());
-    // The same settings with other secrets are a change, too, and one with a generation.
-    std::fs::write(&file, &text).unwrap();
-    let diff = format!("settings diff {path} --passphrase-stdin");
-    let told = run_with(&mut service.command(&diff), "a long passphrase\n").ok();
-    assert_eq!(told.out, "secrets new or replaced: bob\n");
-    let told = run_with(&mut service.command(&apply), "a long passphrase\n").ok();
-    let now = generation + 1;
-    let sentence = format!("secrets new or replaced: bob\ngeneration {now} is in force\n");
-    assert_eq!(told.out, sentence);
-    assert!(secrets().contains("\"bob\" = \"correct-horse\""));
-    assert_eq!(service.generation(), now);
-    assert!(!staged.exists());
-    // A second time there is nothing to do.
-    let told = run_with(&mut service.command(&apply), "a long passphrase\n").ok();
-    assert!(told.out.starts_with("nothing to change"), "{told:?}");
-    let told = run_with(&mut service.command(&diff), "a long passphrase\n").ok();
-    assert!(told.out.starts_with("no difference"), "{told:?}");
-    assert_eq!(service.generation(), generation + 1);
-    // What a kill between the two leaves is cleared away.
-    service.kill();
-    let of_others = "# Secrets of Sanctum, in force with the settings of SHA-256 00";
-    let left = secrets().replace("correct-horse", "battery-staple");
-    let left = format!("{of_others}\n{}", left.split_once('\n').unwrap().1);
-    std::fs::write(&staged, left).unwrap();
-    site.start().stop();
-    assert!(secrets().contains("correct-horse") && !staged.exists());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use settings::{Document, SecretsError};
 
 use super::extract::{Body, Names};
 use super::{Answer, fresh, named};
-use crate::admin::{Admin, By, SecretsChange};
+use crate::admin::{Admin, By};
 use crate::trouble;
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<AccountView>> {
@@ -47,11 +47,7 @@ pub(super) async fn add(
             user,
             secret: name.clone(),
         });
-        let secrets = SecretsChange {
-            set: vec![(name.clone(), secret)],
-            dropped: Vec::new(),
-        };
-        Ok((name, secrets))
+        Ok((name.clone(), vec![(name, secret)]))
     });
     let changed = changed.await?;
     Ok(Json(SecretStored {
@@ -109,14 +105,15 @@ fn chosen(secret: Option<&Secret>, user: &str) -> Result<(SecretString, Option<S
     Ok((secret, advice.map(|advice| advice.to_string())))
 }
 
+/// Its secret goes with it, unless another account names it.
 pub(super) async fn remove(
     State(admin): State<Admin>,
     Names(user): Names<String>,
     by: By,
 ) -> Answer<Applied> {
     let what = format!("remove CHAP account {user}");
-    let changed = admin.edit_with_secrets(by, what, move |document| {
-        let secret = find(document, &user)?.secret.clone();
+    let changed = admin.edit(by, what, move |document| {
+        find(document, &user)?;
         let users = used_by(document, &user);
         if let Some(first) = users.first() {
             return Err(Problem::new(
@@ -129,16 +126,7 @@ pub(super) async fn remove(
             .iscsi
             .accounts
             .retain(|account| account.user != user);
-        let shared = document
-            .iscsi
-            .accounts
-            .iter()
-            .any(|account| account.secret == secret);
-        let secrets = SecretsChange {
-            set: Vec::new(),
-            dropped: if shared { Vec::new() } else { vec![secret] },
-        };
-        Ok(((), secrets))
+        Ok(())
     });
     Ok(Json(changed.await?.applied()))
 }

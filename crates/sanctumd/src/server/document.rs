@@ -10,7 +10,7 @@ use settings::{Imported, Plan};
 
 use super::extract::{Body, Names};
 use super::{Answer, Failed};
-use crate::admin::{Admin, By, Changed, blocking};
+use crate::admin::{Admin, By, Changed, Deed, blocking};
 use crate::trouble;
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<SettingsShown> {
@@ -25,9 +25,11 @@ pub(super) async fn of_generation(
     State(admin): State<Admin>,
     Names(number): Names<u64>,
 ) -> Answer<SettingsShown> {
-    let store = admin.store().clone();
-    let loaded = blocking(move || store.generation(number)).await?;
-    let loaded = loaded.map_err(|error| trouble::generation(&error))?;
+    let looked = admin.look(move |admin| {
+        let loaded = admin.store().generation(number);
+        loaded.map_err(|error| trouble::generation(&error))
+    });
+    let loaded = looked.await?;
     Ok(Json(SettingsShown {
         generation: number,
         text: loaded.text,
@@ -35,10 +37,11 @@ pub(super) async fn of_generation(
 }
 
 pub(super) async fn history(State(admin): State<Admin>) -> Answer<Vec<HistoryEntry>> {
-    let store = admin.store().clone();
-    let entries = blocking(move || store.history()).await?;
-    let entries = entries.map_err(|error| trouble::generation(&error))?;
-    let views = entries.into_iter().map(|entry| {
+    let looked = admin.look(|admin| {
+        let entries = admin.store().history();
+        entries.map_err(|error| trouble::generation(&error))
+    });
+    let views = looked.await?.into_iter().map(|entry| {
         let (time, who, why) = match entry.generation {
             Some(made) => (made.when.to_string(), made.who, made.why),
             None => (
@@ -60,6 +63,7 @@ pub(super) async fn history(State(admin): State<Admin>) -> Answer<Vec<HistoryEnt
 
 pub(super) async fn export(
     State(admin): State<Admin>,
+    by: By,
     Body(Export { passphrase }): Body<Export>,
 ) -> Answer<SettingsShown> {
     let current = admin.current()?;
@@ -72,7 +76,15 @@ pub(super) async fn export(
     };
     let passphrase = SecretString::from(passphrase.expose());
     // Slow on purpose: the passphrase is made hard to guess.
-    let text = blocking(move || admin.export(&current.document, &passphrase)).await??;
+    let exporting = admin.clone();
+    let text = blocking(move || exporting.export(&current.document, &passphrase)).await??;
+    // Before it is handed out: nobody takes secrets away without a trace.
+    let deed = Deed {
+        code: "secrets-exported",
+        subject: format!("generation {generation}"),
+        what: "exported the settings with all secrets, under a passphrase".to_owned(),
+    };
+    admin.tell_done(&by, &deed, None);
     Ok(Json(SettingsShown { generation, text }))
 }
 
@@ -80,24 +92,12 @@ pub(super) async fn diff(
     State(admin): State<Admin>,
     Body(body): Body<SettingsText>,
 ) -> Answer<Difference> {
-    let generation = admin.current()?.generation.number;
     let imported = blocking(move || import(&body)).await??;
-    let foreseen = blocking(move || {
-        let plan = plan_for(&admin, &imported)?;
-        let foreseen = admin.foresee(&plan, imported.secrets)?;
-        Ok::<_, Problem>((plan, foreseen))
+    let foreseen = admin.look(move |admin| {
+        let plan = plan_for(admin, &imported)?;
+        admin.foresee(&plan, imported.secrets)
     });
-    let (plan, (changed, secrets)) = foreseen.await??;
-    if !plan.is_accepted() {
-        let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
-        return Err(trouble::settings_refused(&lines).into());
-    }
-    Ok(Json(Difference {
-        generation,
-        changed,
-        text: plan.diff,
-        secrets,
-    }))
+    Ok(Json(foreseen.await?))
 }
 
 pub(super) async fn apply(
@@ -160,6 +160,7 @@ fn told(changed: Changed<()>) -> Result<Json<SettingsApplied>, Failed> {
         changed: changed.made,
         text: changed.diff,
         secrets: changed.secrets,
+        secrets_removed: changed.secrets_removed,
         notes: changed.notes,
     }))
 }
