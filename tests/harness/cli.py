@@ -110,7 +110,7 @@ class Cli:
             words += ["--size", str(device.size)]
         words += ["--block-size", str(device.block_size), "--cache", device.cache]
         if device.kind == "image" and not device.thin:
-            words.append("--preallocate")
+            words += ["--provisioning", "preallocated"]
         if device.kind == "image" and device.path is not None and device.path.exists():
             words.append("--existing")
         if device.read_only:

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from harness import ports
 from harness.cli import CommandFailed
 from harness.model import MIB, Device, Lun, Target
-from harness.runner import Context, Skip, case, expect, expect_equal
-from harness.sanctum import SanctumServer
+from harness.runner import Context, case, expect, expect_equal
 from initiator import reservations as pr
 from initiator import scsi
 from initiator.session import Session
-from wire.support import calm, disk, log_in, options, pattern, read, sanctum, serve, write
+from wire.storage import small
+from wire.support import calm, disk, log_in, own, pattern, read, sanctum, serve, write
 
 _PIECE = MIB // 4
 _BLOCKS = _PIECE // 512
-
-
-def _small(context: Context, size: int, name: str = "small") -> Path:
-    """A file system of `size` bytes, gone when the case ends."""
-    place = context.directory / name
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
-    if done.returncode != 0:
-        raise Skip(f"no small file system can be mounted here: {done.stderr.strip()}")
-    context.cleanup.callback(subprocess.run, ["umount", "-l", str(place)], check=False, timeout=20)
-    return place
 
 
 def _write_until_full(session: Session, pieces: int) -> tuple[dict[int, bytes], scsi.Result]:
@@ -48,7 +35,7 @@ def test_full_disk_under_a_thin_lun(context: Context) -> None:
     """In each cache mode the write that has no space fails with 27/07, and never an acknowledged one later."""
     other = disk(context, stem="other")
     for mode in ("none", "write-through", "write-back"):
-        image = _small(context, 8 * MIB, mode) / "thin.img"
+        image = small(context, 8 * MIB, mode) / "thin.img"
         device = Device(ports.unique("thin"), 64 * MIB, path=image, cache=mode)
         target = serve(context, Target(ports.iqn("full"), (Lun(1, device),)))
         session = log_in(context, target)
@@ -93,7 +80,7 @@ def _no_space(context: Context, *words: str) -> None:
 def test_disk_runs_full_during_a_preallocation(context: Context) -> None:
     """No device, no file and no setting is left of it; what already serves on that file system goes on."""
     cli = sanctum(context).cli
-    place = _small(context, 16 * MIB)
+    place = small(context, 16 * MIB)
     device = Device(ports.unique("whole"), 4 * MIB, path=place / "whole.img", thin=False)
     target = serve(context, Target(ports.iqn("whole"), (Lun(1, device),)))
     session = log_in(context, target)
@@ -102,7 +89,7 @@ def test_disk_runs_full_during_a_preallocation(context: Context) -> None:
     before = sorted(path.name for path in place.iterdir())
     name, image = ports.unique("large"), place / "large.img"
     _no_space(
-        context, "device", "create", "image", name, "--path", str(image), "--size", str(64 * MIB), "--preallocate"
+        context, "device", "create", "image", name, "--path", str(image), "--size", str(64 * MIB), "--provisioning", "preallocated"
     )
     expect_equal(sorted(path.name for path in place.iterdir()), before, "files after a preallocation without space")
     expect(name not in [entry["name"] for entry in cli.run("device", "list")], "the device is listed")
@@ -112,7 +99,7 @@ def test_disk_runs_full_during_a_preallocation(context: Context) -> None:
     expect_equal(_capacity(session), 4 * MIB, "size told")
     expect(read(session, 0, 1) == data, "contents")
     # The space that was tried is free again.
-    cli.run("device", "create", "image", name, "--path", str(image), "--size", str(8 * MIB), "--preallocate")
+    cli.run("device", "create", "image", name, "--path", str(image), "--size", str(8 * MIB), "--provisioning", "preallocated")
     cli.remove_device(name)
 
 
@@ -125,22 +112,13 @@ def _capacity(session: Session) -> int:
 @case(seconds=90, needs=("sanctum", "aptpl"))
 def test_full_data_directory(context: Context) -> None:
     """Settings and reservations that cannot be written are refused and not in force; later everything goes on."""
-    place = _small(context, 16 * MIB)
-    server = SanctumServer(place / "server", sanctum(context).programs)
-    context.cleanup.callback(server.kill)
-    server.start()
-    device = Device(ports.unique("disk"), 2 * MIB)
-    target = Target(ports.iqn("crowded"), (Lun(1, device),))
+    place = small(context, 16 * MIB)
+    context = own(context, place / "data")
+    server = sanctum(context)
+    target = Target(ports.iqn("crowded"), (Lun(1, Device(ports.unique("disk"), 2 * MIB)),))
     server.add_target(target)
     before = server.cli.settings()
-
-    def session() -> Session:
-        made = Session(server.host, server.port, options(target.name))
-        context.cleanup.callback(made.connection.close)
-        calm(made)
-        return made
-
-    holder = session()
+    holder = log_in(context, target)
     pr.register_and_ignore(holder, 0x11, aptpl=True).good()
     filler = place / "filler"
     _fill(filler)
@@ -150,17 +128,17 @@ def test_full_data_directory(context: Context) -> None:
     except CommandFailed as failure:
         expect_equal(failure.code, "no-space", f"code of {failure}")
     expect_equal(server.cli.settings(), before, "settings after a change that found no space")
-    refused = pr.register_and_ignore(session(), 0x22, aptpl=True)
+    refused = pr.register_and_ignore(log_in(context, target), 0x22, aptpl=True)
     expect_equal(refused.status, scsi.CHECK_CONDITION, "a registration that cannot be kept")
     expect_equal(pr.read_keys(holder)[1], [0x11], "keys in force")
     server.kill()
     server.start()
     expect_equal(server.cli.settings(), before, "settings after a restart on a full disk")
-    expect_equal(pr.read_keys(session())[1], [0x11], "keys kept")
+    expect_equal(pr.read_keys(log_in(context, target))[1], [0x11], "keys kept")
     filler.unlink()
     server.cli.run("target", "update", target.name, "--alias", "roomy")
     expect_equal(server.cli.run("target", "show", target.name)["alias"], "roomy", "a change once there is space")
-    late = session()
+    late = log_in(context, target)
     pr.register_and_ignore(late, 0x22, aptpl=True).good()
     expect_equal(sorted(pr.read_keys(late)[1]), [0x11, 0x22], "keys in the end")
 

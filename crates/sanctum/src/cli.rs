@@ -171,6 +171,10 @@ mod tests {
             "status --output yaml",
             "device update d --removable perhaps",
             "lun update t 0",
+            "device queue d --depth 4",
+            "device create image a --size 1G --preallocate",
+            "portal add p 127.0.0.1 --disabled",
+            "portal add p 127.0.0.1 --enabled",
             "event follow --limit 0",
             "frobnicate",
         ] {

@@ -45,7 +45,7 @@ pub(crate) enum Command {
         name: String,
         /// Operations at once, 1 to 1024
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(limits::DEPTH))]
-        depth: Option<u16>,
+        queue_depth: Option<u16>,
         /// Several at once (true) or one (false)
         #[arg(long, value_name = "BOOL")]
         asynchronous: Option<bool>,
@@ -141,9 +141,9 @@ pub(crate) struct Image {
     /// The file (default: NAME.img in the service's image directory)
     #[arg(long)]
     path: Option<PathBuf>,
-    /// Reserves all space now
-    #[arg(long, conflicts_with = "existing")]
-    preallocate: bool,
+    /// When its space is reserved
+    #[arg(long, value_enum, default_value_t = Space::Thin, conflicts_with = "existing")]
+    provisioning: Space,
     /// The file is there already and keeps its contents
     #[arg(long, requires = "path")]
     existing: bool,
@@ -190,6 +190,24 @@ pub(crate) enum Mode {
     WriteThrough,
     /// A write may be answered from memory that outlives the service, not the host
     WriteBack,
+}
+
+/// How an image gets its space, by the names of the settings.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Space {
+    /// As it is written
+    Thin,
+    /// All of it now
+    Preallocated,
+}
+
+impl From<Space> for Provisioning {
+    fn from(space: Space) -> Self {
+        match space {
+            Space::Thin => Self::Thin,
+            Space::Preallocated => Self::Preallocated,
+        }
+    }
 }
 
 impl From<Mode> for CacheMode {
@@ -241,11 +259,11 @@ impl Command {
             }
             Self::Queue {
                 name,
-                depth,
+                queue_depth,
                 asynchronous,
             } => {
                 let to = DeviceChange {
-                    queue_depth: depth,
+                    queue_depth,
                     asynchronous,
                     ..DeviceChange::default()
                 };
@@ -343,10 +361,7 @@ impl Image {
         let backing = Backing::Image {
             path: path.unwrap_or_default(),
             size: self.size.unwrap_or(0),
-            provisioning: match self.preallocate {
-                true => Provisioning::Preallocated,
-                false => Provisioning::Thin,
-            },
+            provisioning: self.provisioning.into(),
             block_size: self.block_size,
             read_only: self.read_only,
         };

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use api::config::Portal;
 use api::request::PortalChange;
-use clap::Subcommand;
+use clap::{ArgAction, Subcommand};
 
 use crate::cli::Context;
 use crate::failure::Failure;
@@ -34,9 +34,9 @@ pub(crate) enum Command {
             value_parser = clap::value_parser!(u16).range(1..)
         )]
         group: u16,
-        /// Adds it without listening
-        #[arg(long)]
-        disabled: bool,
+        /// Listens on it (true) or only adds it (false)
+        #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+        enabled: bool,
     },
     /// Removes a portal; sessions through it end
     Remove {
@@ -77,7 +77,7 @@ impl Command {
                 address,
                 interface,
                 group,
-                disabled,
+                enabled,
             } => {
                 let portal = Portal {
                     name,
@@ -85,10 +85,10 @@ impl Command {
                     port: address.port(),
                     interface,
                     group,
-                    enabled: !disabled,
+                    enabled,
                 };
                 let applied = client.add_portal(&portal).await?;
-                let listens = if disabled { "added" } else { "listens on" };
+                let listens = if enabled { "listens on" } else { "added" };
                 let sentence = format!("portal {} {listens} {address}", portal.name);
                 context.output.done(&applied, &sentence)
             }

@@ -247,7 +247,7 @@ fn a_device_that_is_gone_stops_nothing_else() {
         "second"
     );
     // Other changes go on beside it.
-    service.run("device queue disk0 --depth 5").ok();
+    service.run("device queue disk0 --queue-depth 5").ok();
     service.run("device load second").fails(4, &["second.img"]);
     std::fs::rename(&aside, &image).unwrap();
     service.run("device load second").ok();
@@ -316,7 +316,7 @@ fn a_disk_that_is_full() {
     let service = site.start();
     let before = site.dir().join("images").read_dir().unwrap().count();
     service
-        .run("device create image vast --size 512T --preallocate")
+        .run("device create image vast --size 512T --provisioning preallocated")
         .fails(1, &["no space for", "vast.img", "free some space"]);
     assert_eq!(service.generation(), 1);
     assert_eq!(

@@ -78,7 +78,7 @@ fn ctrl_c_cancels() {
     let size = size(&site);
     for _ in 0..TRIES {
         let mut command = service.command(&format!(
-            "device create image large --size {size} --preallocate"
+            "device create image large --size {size} --provisioning preallocated"
         ));
         command
             .stdin(Stdio::null())
