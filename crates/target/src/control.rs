@@ -100,8 +100,9 @@ impl From<Failure> for Response {
 /// Why the document beside a device was not written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SaveError {
-    /// The unit is retired, and the document may be that of its successor.
-    #[error("the device is not served any more")]
+    /// The device is not open, and so its document is not ours; or the unit is retired, and the
+    /// document may be that of its successor.
+    #[error("the device is not open; load it first")]
     Closed,
     #[error(transparent)]
     Device(#[from] disk::DeviceError),
@@ -265,6 +266,14 @@ impl Control {
             // It would wait for the commands that the one before has waited for in vain.
             return Err(Failure::Overdue.into());
         }
+        let is_kept = matches!(
+            change,
+            Change::Reservation(_) | Change::Mode(_) | Change::Legacy(_)
+        );
+        if is_kept && durable.store.is_none() {
+            // Reservations are those of whoever has the device; they are read when it is opened.
+            return Err(Response::fault(Fault::NotReady, true));
+        }
         let applied = scsi::change::apply(&unit.published(), nexus, change)?;
         self.note(unit, nexus, &applied);
         let done = self.carry_out(unit, durable, applied, Some(reply)).await;
@@ -345,12 +354,11 @@ impl Control {
         };
         unit.publish(applied.unit);
         let work = UnitWork {
-            unit: Arc::clone(unit),
             attentions: applied.attentions,
             abort,
             drain: reserved,
-            cleared_by: None,
             asked_by,
+            ..UnitWork::new(unit)
         };
         let passed = self.barrier(work).await;
         if passed.is_err() {
@@ -447,12 +455,10 @@ impl Control {
             }
         };
         let work = UnitWork {
-            unit: Arc::clone(unit),
             attentions,
             abort: Abort::All,
-            drain: false,
             cleared_by: (kind == ResetKind::ClearTaskSet).then(|| by.clone()),
-            asked_by: None,
+            ..UnitWork::new(unit)
         };
         let passed = self.barrier(work).await;
         if passed.is_err() {
@@ -530,7 +536,7 @@ impl Control {
         self.declare_stuck(unit, &durable);
     }
 
-    fn declare_stuck(&self, unit: &LogicalUnit, durable: &Durable) {
+    pub(crate) fn declare_stuck(&self, unit: &LogicalUnit, durable: &Durable) {
         if unit.is_stuck() {
             return;
         }
@@ -607,7 +613,7 @@ async fn told(unit: &LogicalUnit, nexus: &Nexus) {
         return;
     }
     match save(durable, beside).await {
-        // Once retired, the next unit tells it once more, which does no harm.
+        // It is told once more when the device is opened anew, which does no harm.
         Ok(_) | Err(SaveError::Closed) => {}
         // It will be told once more after the next start, which does no harm either.
         Err(error) => {

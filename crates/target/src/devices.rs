@@ -71,23 +71,19 @@ pub(crate) fn assemble(
             .map_err(|error| chain(&error))?
             .ok_or_else(|| reason.clone())?,
     };
-    let mut news = crate::doubt::settle(&mut beside).map_err(|error| chain(&error))?;
-    let mut unit = describe(device, opened.as_deref().ok(), &beside, exposure);
-    if matches!(device.backing, Backing::Ram { .. }) {
-        let process = process()?;
-        if beside.contents_lost(process) {
-            unit.medium = Medium::Absent;
-        } else if beside.contents.is_none() {
-            beside.loaded(process);
-            news = true;
-        }
-    }
-    if news {
+    // While the device is not open, whoever has it may write its document: it is only looked at, and
+    // read anew when the device is opened.
+    if opened.is_ok() && take_over(device, &mut beside)? {
         store.save(&beside).map_err(|error| chain(&error))?;
+    }
+    let mut unit = describe(device, opened.as_deref().ok(), &beside, exposure);
+    if is_empty(device, &beside)? {
+        unit.medium = Medium::Absent;
     }
     let depth = depth(device);
     let durable = Durable {
-        store: Some(store),
+        path: store.path().to_path_buf(),
+        store: opened.is_ok().then_some(store),
         beside,
     };
     let unit = LogicalUnit::new(
@@ -99,6 +95,21 @@ pub(crate) fn assemble(
     );
     unit.set_trouble(opened.err());
     Ok(unit)
+}
+
+/// What opening a device makes of its document; `true`: to be saved.
+pub(crate) fn take_over(device: &Device, beside: &mut Beside) -> Result<bool, String> {
+    let mut news = crate::doubt::settle(beside).map_err(|error| chain(&error))?;
+    if matches!(device.backing, Backing::Ram { .. }) && beside.contents.is_none() {
+        beside.loaded(process()?);
+        news = true;
+    }
+    Ok(news)
+}
+
+/// Whether it is a RAM disk whose contents ended with another process.
+pub(crate) fn is_empty(device: &Device, beside: &Beside) -> Result<bool, String> {
+    Ok(matches!(device.backing, Backing::Ram { .. }) && beside.contents_lost(process()?))
 }
 
 /// This process, as RAM disks remember it.
@@ -161,12 +172,7 @@ fn describe(
         |disk| (disk.geometry().block_size, blocks(disk.geometry(), device)),
     );
     let mut unit = Unit::new(kind, Arc::new(identity), block_size, blocks);
-    if let Some(saved) = beside.mode {
-        unit.mode = scsi::mode::State::restore(saved);
-    }
-    if let Some(saved) = &beside.reservations {
-        unit.reservations = Arc::new(scsi::reservation::State::restore(saved.clone()));
-    }
+    restore(&mut unit, beside);
     unit.medium = if disk.is_some() {
         Medium::Present
     } else {
@@ -178,6 +184,14 @@ fn describe(
         adopt_features(&mut unit, disk, device);
     }
     unit
+}
+
+/// What of a unit is kept beside its device.
+pub(crate) fn restore(unit: &mut Unit, beside: &Beside) {
+    unit.mode = scsi::mode::State::restore(beside.mode.unwrap_or_default());
+    let saved = beside.reservations.clone();
+    let reservations = saved.map(scsi::reservation::State::restore);
+    unit.reservations = Arc::new(reservations.unwrap_or_default());
 }
 
 /// What the device can do, as told to initiators.

@@ -17,6 +17,22 @@ pub(crate) fn settle(beside: &mut Beside) -> Result<bool, BesideError> {
     Ok(beside.settle(&disk::beside::boot_id()?))
 }
 
+/// The cache was lost while the host ran (a flush failed, or the device was gone): who wrote since the
+/// last clean stop is owed an error before a flush may succeed on the device opened anew. They stay
+/// on the list, for they go on writing. `true`: to be saved.
+pub(crate) fn lost(beside: &mut Beside) -> bool {
+    let Some(writers) = &mut beside.writers else {
+        return false;
+    };
+    let before = writers.clone();
+    writers.owed.extend(writers.nexuses.iter().cloned());
+    writers.owed_everyone |= writers.everyone || writers.owed.len() > disk::limits::WRITERS_MAX;
+    if writers.owed_everyone {
+        writers.owed.clear();
+    }
+    *writers != before
+}
+
 /// How many nexuses are in doubt; at least one where everyone is.
 pub(crate) fn count(beside: &Beside) -> usize {
     beside.writers.as_ref().map_or(0, |writers| {

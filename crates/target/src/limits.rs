@@ -84,8 +84,12 @@ pub const PORTAL_PATIENCE: Duration = Duration::from_secs(3);
 pub const PORTAL_LOOK: Duration = Duration::from_millis(10);
 /// How often a portal that does not listen is tried again.
 pub const PORTAL_RETRY: Duration = Duration::from_secs(2);
-/// How often a device that was in use at the start is tried again.
-pub const IN_USE_RETRY: Duration = Duration::from_secs(2);
+/// How often a device that was in use at the start, or did not answer, is tried again.
+pub const OPEN_RETRY: Duration = Duration::from_secs(2);
+/// How long such a try, which has the device open, waits for its turn among what operators ask; then
+/// it lets go of it. Shorter than [`disk::limits::CLAIM_TIME_MAX`], so that it stands in the way of
+/// none of them.
+pub const OPERATORS_PATIENCE: Duration = Duration::from_secs(1);
 /// Portals at most.
 pub const PORTALS_MAX: usize = 256;
 /// Targets at most.
@@ -120,4 +124,5 @@ pub const NOTICES: usize = 1024;
 pub const TOLD_MAX: usize = 1024;
 
 const _: () = assert!(DATA_OUT_BYTES_MAX as usize <= POOL_BYTES_PER_SHARD / INITIATOR_SHARE);
+const _: () = assert!(OPERATORS_PATIENCE.as_millis() < disk::limits::CLAIM_TIME_MAX.as_millis());
 const _: () = assert!(COMMAND_WINDOW as usize <= GATE_QUEUE_PER_INITIATOR_MAX);

@@ -1,26 +1,43 @@
 //! What an operator asks of one device: load, eject, clear its reservations.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use disk::{BesideStore, DeviceError, Disk, Geometry};
-use scsi::{Medium, Unit};
+use disk::{Beside, BesideStore, DeviceError, Disk, Geometry};
+use scsi::change::{Applied, Selector};
+use scsi::{Attention, Medium, Unit};
+use tokio::time::timeout;
 
-use crate::apply::{Ready, device_error, device_failed, nothing, to_the_end};
+use crate::apply::{Ready, blocking, device_error, device_failed, nothing, to_the_end};
 use crate::config::{Backing, Config, Device};
-use crate::control::Overdue;
+use crate::control::{Failure, Overdue};
 use crate::devices;
 use crate::exports::Exports;
+use crate::limits;
 use crate::listeners::Listeners;
+use crate::message::UnitWork;
 use crate::notice::Notice;
+use crate::opening::Patience;
 use crate::provision::Fault;
-use crate::service::{Service, ServiceError, failed, not_switched};
-use crate::unit::LogicalUnit;
+use crate::service::{self, Service, ServiceError, failed, not_switched};
+use crate::unit::{Durable, LogicalUnit};
+
+/// What became of a device that is loaded by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Waiting {
+    /// It is loaded, or nobody waits for it any more.
+    Over,
+    /// To be tried again.
+    Still,
+}
 
 impl Service {
     /// Brings a device back that was not ready, accepts a RAM disk whose contents ended with an
     /// earlier process as blank, loads the medium of a removable device, or takes the new size of a
-    /// physical disk that has grown. Where there is nothing to do, nobody is told anything.
+    /// physical disk that has grown. A device that is gone, or whose flush has failed, is opened anew:
+    /// initiators that wrote into its cache are told that their writes may be lost before a flush of
+    /// theirs succeeds. Where there is nothing to do, nobody is told anything.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], [`ServiceError::Device`] with what is still wrong,
@@ -30,31 +47,67 @@ impl Service {
         let (service, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
             let mut held = service.inner.listeners.lock().await;
-            Box::pin(service.load_alone(&name, &mut held)).await
+            Box::pin(service.load_alone(&name, &mut held, None)).await
         })
         .await
     }
 
     /// Loads what was not open at the start and still waits. What an operator or an initiator has
     /// ejected meanwhile stays so, and a RAM disk is never accepted as blank without being asked.
-    pub(crate) async fn load_if_waiting(&self, name: &str) -> Result<(), ServiceError> {
-        let (service, name) = (self.clone(), name.to_owned());
+    /// Nobody waits for the disk: it is opened before the turn among operators is taken.
+    pub(crate) async fn load_if_waiting(&self, name: &str) -> Result<Waiting, ServiceError> {
+        let Some(device) = self.waiting(name) else {
+            return Ok(Waiting::Over);
+        };
+        let disk = match self.open_disk(&device, Patience::None).await {
+            Ok(disk) => disk,
+            Err(reason) if reason.may_pass() => return Ok(Waiting::Still),
+            Err(reason) => return Err(reason.of(&device)),
+        };
+        let service = self.clone();
         to_the_end(async move {
-            let mut held = service.inner.listeners.lock().await;
-            let exports = service.shared().exports.load_full();
-            let waits = match exports.units.get(&name) {
-                Some(unit) => unit.disk().is_none() && unit.published().medium == Medium::Stuck,
-                None => exports.failed.contains_key(&name),
+            let turn = service.inner.listeners.lock();
+            let Ok(mut held) = timeout(limits::OPERATORS_PATIENCE, turn).await else {
+                return Ok(Waiting::Still);
             };
-            if !waits || service.inner.stopping.load(Ordering::Acquire) {
-                return Ok(());
+            match service.waiting(&device.name) {
+                Some(now) if now == device => {}
+                Some(_) => return Ok(Waiting::Still),
+                None => return Ok(Waiting::Over),
             }
-            Box::pin(service.load_alone(&name, &mut held)).await
+            let loaded = service.load_alone(&device.name, &mut held, Some(disk));
+            match Box::pin(loaded).await {
+                Ok(()) => Ok(Waiting::Over),
+                // Neither says anything of the device for good.
+                Err(ServiceError::NotSwitched { .. } | ServiceError::Stuck { .. }) => {
+                    Ok(Waiting::Still)
+                }
+                Err(error) => Err(error),
+            }
         })
         .await
     }
 
-    async fn load_alone(&self, name: &str, held: &mut Listeners) -> Result<(), ServiceError> {
+    /// A device that was not open at the start and still is not, unless somebody has ejected it.
+    fn waiting(&self, name: &str) -> Option<Device> {
+        let exports = self.shared().exports.load_full();
+        let waits = match exports.units.get(name) {
+            Some(unit) => unit.disk().is_none() && unit.published().medium == Medium::Stuck,
+            None => exports.failed.contains_key(name),
+        };
+        if !waits || self.inner.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        exports.config.device(name).cloned()
+    }
+
+    /// `opened`: nobody has asked; it was opened by itself.
+    async fn load_alone(
+        &self,
+        name: &str,
+        held: &mut Listeners,
+        opened: Option<Arc<dyn Disk>>,
+    ) -> Result<(), ServiceError> {
         let exports = self.shared().exports.load_full();
         let Some(device) = exports.config.device(name) else {
             return Err(ServiceError::NotFound {
@@ -63,16 +116,36 @@ impl Service {
             });
         };
         let Some(unit) = exports.units.get(name) else {
-            return self.load_anew(&exports, device, held).await;
+            return self.load_anew(&exports, device, opened, held).await;
         };
-        if let Some(disk) = unit.disk() {
-            if matches!(device.backing, Backing::Block { .. }) {
-                self.take_size(unit, device, disk).await?;
+        let asked = opened.is_none();
+        let mut told = Ok(());
+        match unit.disk() {
+            Some(disk) if disk.broken().is_none() => {
+                if matches!(device.backing, Backing::Block { .. }) {
+                    self.take_size(unit, device, disk).await?;
+                }
             }
-        } else {
-            self.reopen(unit, device).await?;
+            broken => {
+                if broken.is_some() {
+                    drop(broken);
+                    self.let_go(unit).await?;
+                }
+                told = self.reopen(unit, device, opened).await;
+            }
         }
-        self.accept_contents(unit, device).await?;
+        if unit.disk().is_none() {
+            if let Err(ServiceError::Device { reason, .. }) = &told {
+                unit.set_trouble(Some(reason.clone()));
+            }
+            return told;
+        }
+        if asked {
+            self.accept_contents(unit, device).await?;
+        } else if unit.published().medium == Medium::Absent {
+            unit.set_trouble(None);
+            return told;
+        }
         let ready = unit.published().medium == Medium::Present;
         if !ready {
             self.change_medium(unit, Medium::Present).await?;
@@ -81,7 +154,7 @@ impl Service {
             unit.set_trouble(None);
             self.tell_ready(name);
         }
-        Ok(())
+        told
     }
 
     fn tell_ready(&self, name: &str) {
@@ -95,12 +168,18 @@ impl Service {
         &self,
         exports: &Exports,
         device: &Device,
+        opened: Option<Arc<dyn Disk>>,
         held: &mut Listeners,
     ) -> Result<(), ServiceError> {
         let config = Config::clone(&exports.config);
         let others = exports.units.values();
-        let unit = self.open_device(&config, device, others).await;
-        let unit = unit.map_err(|reason| device_error(device, reason))?;
+        let unit = match opened {
+            Some(disk) => self.adopt_device(&config, device, disk, others).await?,
+            None => {
+                let unit = self.open_device(&config, device, others).await;
+                unit.map_err(|reason| device_error(device, reason))?
+            }
+        };
         let trouble = unit.trouble();
         let mut ready = Ready::default();
         ready.units.insert(device.name.clone(), unit);
@@ -116,41 +195,110 @@ impl Service {
         Ok(())
     }
 
-    async fn reopen(&self, unit: &Arc<LogicalUnit>, device: &Device) -> Result<(), ServiceError> {
-        let (backing, mode) = (device.backing.clone(), device.cache);
-        let options = self.inner.options.clone();
-        let name = device.name.clone();
-        let opened = self.opening(move || {
-            let disk = options.opener.open(&backing, mode)?;
-            let store = BesideStore::for_device(&backing, &name, &options.data_dir)?;
-            let beside = store.load()?;
-            Ok((disk, store, beside))
+    /// A disk that is gone, or whose flush has failed, is closed: only opened anew does it serve again,
+    /// and only then can a flush be believed. What was acknowledged from its cache may be lost. That
+    /// is written down first, while the device is still held: whoever wrote is told, and neither a
+    /// kill nor a device that does not open makes anybody forget it.
+    async fn let_go(&self, unit: &Arc<LogicalUnit>) -> Result<(), ServiceError> {
+        let overdue = || not_switched(&unit.name);
+        let control = &self.inner.control;
+        let mut durable = control.locked(unit).await.map_err(|Overdue| overdue())?;
+        if unit.is_stuck() {
+            return Err(overdue());
+        }
+        let mut beside = durable.beside.clone();
+        if crate::doubt::lost(&mut beside) {
+            let bound = self.shared().drain_time;
+            let saved = timeout(bound, crate::control::save(durable, beside)).await;
+            durable = saved.map_err(|_| overdue())?.map_err(|error| {
+                let reason = Failure::NotSaved(devices::chain(&error));
+                failed(&unit.name, reason)
+            })?;
+        }
+        unit.set_trouble(Some("it is being opened anew".to_owned()));
+        let mut next = Unit::clone(&unit.published());
+        next.medium = Medium::Stuck;
+        unit.publish(next);
+        let drained = control.barrier(UnitWork {
+            drain: true,
+            ..UnitWork::new(unit)
         });
-        let (disk, store, beside) = opened
-            .await
-            .map_err(|reason| device_error(device, reason))?
-            .map_err(|error| device_failed(device, &error))?;
+        if drained.await.is_err() {
+            control.declare_stuck(unit, &durable);
+            return Err(overdue());
+        }
+        durable.store = None;
+        unit.set_disk(None);
+        Ok(())
+    }
+
+    /// Takes what was opened, with what lies beside it now: while it was not open, somebody else may
+    /// have had it. The document is read, and written, while the device is held.
+    async fn reopen(
+        &self,
+        unit: &Arc<LogicalUnit>,
+        device: &Device,
+        opened: Option<Arc<dyn Disk>>,
+    ) -> Result<(), ServiceError> {
+        let disk = match opened {
+            Some(disk) => disk,
+            None => {
+                let disk = self.open_disk(device, Patience::Some).await;
+                disk.map_err(|reason| reason.of(device))?
+            }
+        };
+        fits(&unit.published(), disk.geometry(), device)?;
         let durable = self.inner.control.locked(unit).await;
         let durable = durable.map_err(|Overdue| not_switched(&device.name))?;
-        let known = durable.store.as_ref();
-        let is_same = known.is_some_and(|known| known.path() == store.path())
-            && beside.is_none_or(|beside| beside.naa == durable.beside.naa);
-        drop(durable);
-        if !is_same {
-            let reason = "it is another disk than the one that initiators know; put the right one \
-                          back, or remove the device and add it anew";
-            return Err(device_error(device, reason.to_owned()));
+        let (backed, data_dir) = (device.clone(), self.inner.options.data_dir.clone());
+        let claim = Arc::clone(&disk);
+        let taking = blocking(move || {
+            let taken = take_document(&backed, &data_dir, &durable);
+            drop(claim);
+            (durable, taken)
+        });
+        let taken = timeout(self.shared().drain_time, taking).await;
+        let taken = taken.map_err(|_| not_switched(&device.name))?;
+        let failed = |reason| device_error(device, reason);
+        let (mut durable, taken) = taken.map_err(failed)?;
+        let Taken {
+            store,
+            beside,
+            is_as_known,
+            is_empty,
+        } = taken.map_err(failed)?;
+        let now = Arc::clone(&unit.published());
+        let geometry = disk.geometry();
+        let blocks = devices::blocks(geometry, device);
+        let mut applied = if (now.blocks, now.block_size) == (blocks, geometry.block_size) {
+            nothing(&now)
+        } else {
+            scsi::change::resize(&now, blocks)
+        };
+        applied.unit.block_size = geometry.block_size;
+        devices::adopt_features(&mut applied.unit, disk.as_ref(), device);
+        if !is_as_known {
+            devices::restore(&mut applied.unit, &beside);
+            tell_restored(&now, &mut applied);
         }
-        fits(&unit.published(), disk.geometry(), device)?;
-        unit.set_disk(Some(Arc::clone(&disk)));
-        self.change_unit(unit, |unit| {
-            let geometry = disk.geometry();
-            let mut applied = scsi::change::resize(unit, devices::blocks(geometry, device));
-            applied.unit.block_size = geometry.block_size;
-            devices::adopt_features(&mut applied.unit, disk.as_ref(), device);
-            applied
-        })
-        .await
+        if is_empty {
+            applied.unit.medium = Medium::Absent;
+        }
+        unit.set_doubt(beside.clone());
+        durable.beside = beside;
+        durable.store = Some(store);
+        let published = self.carry_out(unit, durable, applied).await;
+        // Not before every shard goes by the reservations that hold.
+        unit.set_disk(Some(disk));
+        self.tell_doubt(unit);
+        let work = UnitWork {
+            doubt: true,
+            ..UnitWork::new(unit)
+        };
+        let told = self.inner.control.barrier(work).await;
+        published
+            .and_then(|()| told.map_err(|Overdue| Failure::Overdue))
+            .map_err(|failure| service::failed(&device.name, failure))
     }
 
     /// A physical disk, or the volume under it, may have grown.
@@ -160,8 +308,8 @@ impl Service {
         device: &Device,
         disk: Arc<dyn Disk>,
     ) -> Result<(), ServiceError> {
-        let taken = self.opening(move || disk.grow(None)).await;
-        let geometry = match taken.map_err(|reason| device_error(device, reason))? {
+        let taken = self.open_alone(device, move |_| disk.grow(None)).await;
+        let geometry = match taken.map_err(|reason| reason.of(device))? {
             Ok(geometry) => geometry,
             Err(DeviceError::Shrink { have, want, .. }) => {
                 return Err(device_error(device, shrunk(have, want)));
@@ -272,6 +420,64 @@ impl Service {
         let published = self.carry_out(unit, durable, applied).await;
         published.map_err(|failure| failed(&unit.name, failure))
     }
+}
+
+/// What lies beside a device that was opened.
+struct Taken {
+    store: BesideStore,
+    beside: Beside,
+    /// Nobody has changed it since this unit read or wrote it last: what the unit knows beyond it,
+    /// reservations that end with the power, holds on.
+    is_as_known: bool,
+    /// It is a RAM disk whose contents ended with another process.
+    is_empty: bool,
+}
+
+/// Reads the document beside a device that is open, and makes it that of this process. Blocks.
+fn take_document(device: &Device, data_dir: &Path, known: &Durable) -> Result<Taken, String> {
+    let chain = |error: DeviceError| devices::chain(&error);
+    let store = BesideStore::for_device(&device.backing, &device.name, data_dir).map_err(chain)?;
+    let found = store.load().map_err(chain)?;
+    let is_same = |found: &Beside| found.naa == known.beside.naa;
+    if store.path() != known.path || !found.as_ref().is_none_or(is_same) {
+        return Err(
+            "it is another disk than the one that initiators know; put the right one back, \
+                    or remove the device and add it anew"
+                .to_owned(),
+        );
+    }
+    let Some(mut beside) = found else {
+        return Err(format!(
+            "its document {} is gone, and with it its identity and reservations; put it back, or \
+             remove the device and add it anew",
+            known.path.display()
+        ));
+    };
+    let is_as_known = beside == known.beside;
+    if devices::take_over(device, &mut beside)? {
+        store.save(&beside).map_err(chain)?;
+    }
+    Ok(Taken {
+        is_empty: devices::is_empty(device, &beside)?,
+        store,
+        beside,
+        is_as_known,
+    })
+}
+
+/// Who is not registered any more is told so, and everybody of other mode pages.
+fn tell_restored(before: &Unit, applied: &mut Applied) {
+    let now = &applied.unit;
+    let registrations = before.reservations.registrations();
+    let gone = registrations.filter(|(nexus, _)| !now.reservations.is_registered(nexus));
+    let gone = gone.map(|(nexus, _)| Selector::Nexus(nexus.clone()));
+    let mut news: Vec<_> = gone
+        .map(|one| (one, Attention::RegistrationsPreempted))
+        .collect();
+    if now.mode != before.mode {
+        news.push((Selector::All, Attention::ModeChanged));
+    }
+    applied.attentions.extend(news);
 }
 
 /// Whether what was found in place of a device can be the disk that initiators know. Before it was

@@ -118,6 +118,23 @@ pub(crate) struct UnitWork {
     pub(crate) cleared_by: Option<Nexus>,
     /// The command that asked does not end by its own change.
     pub(crate) asked_by: Option<Reply>,
+    /// Nexuses whose writes are in doubt are told so from now on: the device was opened.
+    pub(crate) doubt: bool,
+}
+
+impl UnitWork {
+    /// Nothing but to look at the new value.
+    pub(crate) fn new(unit: &Arc<LogicalUnit>) -> Self {
+        Self {
+            unit: Arc::clone(unit),
+            attentions: Vec::new(),
+            abort: Abort::None,
+            drain: false,
+            cleared_by: None,
+            asked_by: None,
+            doubt: false,
+        }
+    }
 }
 
 /// Commands that end at a barrier.

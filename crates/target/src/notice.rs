@@ -116,7 +116,8 @@ pub enum Notice {
         /// The device.
         device: String,
     },
-    /// After an unclean stop of the host, initiators that had written are told so.
+    /// After an unclean stop of the host, or when a device is opened anew whose cache was lost,
+    /// initiators that had written are told so.
     WritesInDoubt {
         /// The device.
         device: String,
@@ -296,7 +297,7 @@ impl fmt::Display for Notice {
             ),
             Self::WritesInDoubt { device, writers } => write!(
                 f,
-                "device {device}: the host stopped without a flush; {writers} initiator ports will be told that writes may be missing"
+                "device {device}: what was in its cache was not made stable; {writers} initiator ports will be told that writes may be missing"
             ),
             Self::PortalListens { portal } => write!(f, "portal {portal} listens"),
             Self::PortalFailed { portal, reason } => {

@@ -2,35 +2,89 @@
 //!
 //! Opening waits for a disk, and a disk may not answer. At the start devices are opened beside each
 //! other; what is overdue is served NOT READY under its own identity, where that can be read, and
-//! loaded as soon as the disk answers.
+//! loaded as soon as the disk answers. A thread that waits for a disk waits as long as that takes, so
+//! there is one for each device at most ([`Opens`]).
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use disk::BesideStore;
-use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use disk::{BesideStore, DeviceError, Disk};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
-use crate::apply::{Ready, blocking};
+use crate::apply::{Ready, blocking, device_error};
 use crate::config::{Backing, Config, Device};
 use crate::devices::{self, Exposure};
 use crate::limits;
+use crate::load::Waiting;
 use crate::notice::Notice;
 use crate::provision::Fault;
-use crate::service::{Inner, Service, ServiceError};
+use crate::service::{Inner, Service, ServiceError, not_switched};
 use crate::unit::LogicalUnit;
 
 type Opened = Result<LogicalUnit, String>;
 
-/// A device that could not be opened at the start, and what has to come first.
-#[derive(Debug)]
-pub(crate) enum Pending {
-    /// The disk has not answered yet.
-    Late(JoinHandle<Opened>),
-    /// Somebody has it.
-    InUse,
+/// Whose turn it is to open what lies at a path: one at a time, for what does not answer keeps its
+/// thread.
+#[derive(Debug, Default)]
+pub(crate) struct Opens(Mutex<HashMap<PathBuf, Arc<Semaphore>>>);
+
+impl Opens {
+    fn turn(&self, device: &Device) -> Arc<Semaphore> {
+        let place = device.backing.path();
+        let place = place.map_or_else(|| PathBuf::from(&device.name), Path::to_path_buf);
+        let mut turns = self.0.lock();
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        let turn = turns.entry(place);
+        Arc::clone(turn.or_insert_with(|| Arc::new(Semaphore::new(1))))
+    }
+}
+
+/// Why a device is not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotOpened {
+    #[error("{}", unanswered(*.0))]
+    Unanswered(Duration),
+    #[error("an earlier try to open it has not ended; look at the disk or file system under it")]
+    Earlier,
+    #[error("{}", devices::chain(.0))]
+    Refused(DeviceError),
+    #[error("opening it was broken off: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+}
+
+impl NotOpened {
+    /// Whether it may open by itself later.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unanswered(_) | Self::Earlier => true,
+            Self::Refused(error) => devices::fault(error) == Fault::InUse,
+            Self::Broken(_) => false,
+        }
+    }
+
+    pub(crate) fn of(&self, device: &Device) -> ServiceError {
+        ServiceError::Device {
+            device: device.name.clone(),
+            reason: self.to_string(),
+            fault: match self {
+                Self::Refused(error) => devices::fault(error),
+                Self::Unanswered(_) | Self::Earlier | Self::Broken(_) => Fault::Other,
+            },
+        }
+    }
+}
+
+/// How long to wait for what is in use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Patience {
+    Some,
+    None,
 }
 
 /// What came of opening within the bound.
@@ -54,7 +108,7 @@ impl Service {
             let device = device.clone();
             opening.spawn(async move {
                 let opened = match twin {
-                    Some(other) => (Err(same_disk(&other)), None),
+                    Some(other) => (Err(same_disk(&other)), false),
                     None => service.open_first(&device, exposure).await,
                 };
                 (place, opened)
@@ -65,9 +119,9 @@ impl Service {
         all.sort_by_key(|(place, _)| *place);
         let mut ready = Ready::default();
         for (device, (_, (opened, pending))) in config.devices.iter().zip(all) {
-            ready
-                .pending
-                .extend(pending.map(|pending| (device.name.clone(), pending)));
+            if pending {
+                ready.pending.push(device.name.clone());
+            }
             let opened = opened.and_then(|unit| {
                 alone(device, &unit, ready.units.values()).map(|()| self.opened(unit))
             });
@@ -114,39 +168,33 @@ impl Service {
         documents
     }
 
-    async fn open_first(&self, device: &Device, exposure: Exposure) -> (Opened, Option<Pending>) {
-        let late = match self.open_within(device, &exposure).await {
-            Ok(Outcome { opened, in_use }) => return (opened, in_use.then_some(Pending::InUse)),
-            Err(late) => Pending::Late(late),
+    /// `true`: it is late or in use, and loaded by itself later.
+    async fn open_first(&self, device: &Device, exposure: Exposure) -> (Opened, bool) {
+        let reason = match self.open_within(device, &exposure).await {
+            Ok(Outcome { opened, in_use }) => return (opened, in_use),
+            Err(reason) => reason,
         };
-        let reason = unanswered(self.inner.options.open_time);
+        let (pending, reason) = (reason.may_pass(), reason.to_string());
         let (device, data_dir) = (device.clone(), self.inner.options.data_dir.clone());
         let assemble = move || devices::assemble(&device, Err(reason), &exposure, &data_dir);
         let opened = self.opening(assemble).await.and_then(|opened| opened);
-        (opened, Some(late))
+        (opened, pending)
     }
 
     /// What was late or in use at the start is loaded once it answers or is free, unless nobody
     /// wants it any more: after a kill the kernel still holds a disk that has not answered, and no
     /// host may have to wait for a person because of that. Ends with the service.
-    pub(crate) async fn load_by_itself(inner: Weak<Inner>, device: String, pending: Pending) {
-        if let Pending::Late(late) = pending {
-            // Closed here, whatever it is: time has passed, and it is opened as `load` does.
-            drop(late.await);
-        }
+    pub(crate) async fn load_by_itself(inner: Weak<Inner>, device: String) {
         loop {
             let Some(inner) = inner.upgrade() else { return };
             let service = Self { inner };
             match service.load_if_waiting(&device).await {
-                Err(ServiceError::Device {
-                    fault: Fault::InUse,
-                    ..
-                }) => {}
+                Ok(Waiting::Over) => return,
+                Ok(Waiting::Still) => {}
                 Err(error) => return service.tell_failed(&device, &error.to_string()),
-                Ok(()) => return,
             }
             drop(service);
-            tokio::time::sleep(limits::IN_USE_RETRY).await;
+            tokio::time::sleep(limits::OPEN_RETRY).await;
         }
     }
 
@@ -158,14 +206,37 @@ impl Service {
         others: impl Iterator<Item = &Arc<LogicalUnit>>,
     ) -> Result<Arc<LogicalUnit>, String> {
         let exposure = Exposure::of(config, &device.name);
-        let opened = self.open_within(device, &exposure).await;
-        let outcome = opened.map_err(|_| unanswered(self.inner.options.open_time))?;
+        let outcome = self.open_within(device, &exposure).await;
+        let outcome = outcome.map_err(|reason| reason.to_string())?;
         let unit = outcome.opened?;
         alone(device, &unit, others)?;
         Ok(self.opened(unit))
     }
 
+    /// The same with what [`Service::open_disk`] has opened.
+    pub(crate) async fn adopt_device(
+        &self,
+        config: &Config,
+        device: &Device,
+        disk: Arc<dyn Disk>,
+        others: impl Iterator<Item = &Arc<LogicalUnit>>,
+    ) -> Result<Arc<LogicalUnit>, ServiceError> {
+        let (backed, exposure) = (device.clone(), Exposure::of(config, &device.name));
+        let data_dir = self.inner.options.data_dir.clone();
+        let assemble = move || devices::assemble(&backed, Ok(disk), &exposure, &data_dir);
+        let unit = self.opening(assemble).await;
+        let unit = unit.map_err(|_| not_switched(&device.name))?;
+        let unit = unit.map_err(|reason| device_error(device, reason))?;
+        alone(device, &unit, others).map_err(|reason| device_error(device, reason))?;
+        Ok(self.opened(unit))
+    }
+
     fn opened(&self, unit: LogicalUnit) -> Arc<LogicalUnit> {
+        self.tell_doubt(&unit);
+        Arc::new(unit)
+    }
+
+    pub(crate) fn tell_doubt(&self, unit: &LogicalUnit) {
         let writers = unit.doubtful();
         if writers > 0 {
             self.shared().tell(Notice::WritesInDoubt {
@@ -173,40 +244,69 @@ impl Service {
                 writers,
             });
         }
-        Arc::new(unit)
     }
 
-    /// `Err`: not within the bound. What comes of it later has written nothing.
     async fn open_within(
         &self,
         device: &Device,
         exposure: &Exposure,
-    ) -> Result<Outcome, JoinHandle<Opened>> {
-        let (device, exposure) = (device.clone(), exposure.clone());
+    ) -> Result<Outcome, NotOpened> {
+        let (backed, exposure) = (device.clone(), exposure.clone());
         let options = self.inner.options.clone();
+        self.open_alone(device, move |given_up| {
+            let opened = options.opener.open(&backed.backing, backed.cache);
+            let in_use = matches!(&opened, Err(error) if devices::fault(error) == Fault::InUse);
+            let opened = if given_up.load(Ordering::Acquire) {
+                Err("nobody waits for it any more".to_owned())
+            } else {
+                let opened = opened.map_err(|error| devices::chain(&error));
+                devices::assemble(&backed, opened, &exposure, &options.data_dir)
+            };
+            Outcome { opened, in_use }
+        })
+        .await
+    }
+
+    /// Opens what a device is made of, and looks at nothing beside it.
+    pub(crate) async fn open_disk(
+        &self,
+        device: &Device,
+        patience: Patience,
+    ) -> Result<Arc<dyn Disk>, NotOpened> {
+        let (backing, mode) = (device.backing.clone(), device.cache);
+        let opener = self.inner.options.opener.clone();
+        let open = move |_: &AtomicBool| match patience {
+            Patience::Some => opener.open(&backing, mode),
+            Patience::None => opener.open_now(&backing, mode),
+        };
+        let opened = self.open_alone(device, open).await?;
+        opened.map_err(NotOpened::Refused)
+    }
+
+    /// Runs what waits for a device that is opened, within the bound, when nothing else waits for it.
+    /// Past the bound it goes on, and keeps the turn: what comes of it is dropped.
+    pub(crate) async fn open_alone<T: Send + 'static>(
+        &self,
+        device: &Device,
+        open: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, NotOpened> {
+        let bound = self.inner.options.open_time;
+        let turn = self.inner.opens.turn(device).acquire_owned();
+        // Turns are never closed.
+        let Ok(Ok(turn)) = timeout(bound, turn).await else {
+            return Err(NotOpened::Earlier);
+        };
         let given_up = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&given_up);
-        let in_use = Arc::new(AtomicBool::new(false));
-        let taken = Arc::clone(&in_use);
-        let mut opening = spawn_blocking(move || {
-            let opened = options.opener.open(&device.backing, device.cache);
-            if seen.load(Ordering::Acquire) {
-                return Err("nobody waits for it any more".to_owned());
-            }
-            let opened = opened.map_err(|error| {
-                taken.store(devices::fault(&error) == Fault::InUse, Ordering::Release);
-                devices::chain(&error)
-            });
-            devices::assemble(&device, opened, &exposure, &options.data_dir)
+        let opening = spawn_blocking(move || {
+            let _turn = turn;
+            open(&seen)
         });
-        match timeout(self.inner.options.open_time, &mut opening).await {
-            Ok(ended) => Ok(Outcome {
-                opened: ended.unwrap_or_else(|error| Err(error.to_string())),
-                in_use: in_use.load(Ordering::Acquire),
-            }),
+        match timeout(bound, opening).await {
+            Ok(opened) => Ok(opened?),
             Err(_) => {
                 given_up.store(true, Ordering::Release);
-                Err(opening)
+                Err(NotOpened::Unanswered(bound))
             }
         }
     }
@@ -277,5 +377,5 @@ fn same_disk(other: &str) -> String {
 /// Where the document beside a device lies; unknown while it is being written.
 fn document(unit: &LogicalUnit) -> Option<PathBuf> {
     let durable = unit.durable.try_lock().ok()?;
-    Some(durable.store.as_ref()?.path().to_path_buf())
+    Some(durable.path.clone())
 }

@@ -47,9 +47,9 @@ impl Service {
             tracing::error!(%error, "at the start");
         }
         // Not before it is published: there was nothing to load.
-        for (device, pending) in pending {
+        for device in pending {
             let inner = Arc::downgrade(&self.inner);
-            tokio::spawn(Self::load_by_itself(inner, device, pending));
+            tokio::spawn(Self::load_by_itself(inner, device));
         }
     }
 
@@ -291,12 +291,8 @@ impl Service {
     /// A device is not served any more: end what runs on it, make it stable, close it.
     async fn retire(&self, unit: &Arc<LogicalUnit>) -> Result<(), Unstable> {
         let work = UnitWork {
-            unit: Arc::clone(unit),
-            attentions: Vec::new(),
             abort: Abort::All,
-            drain: false,
-            cleared_by: None,
-            asked_by: None,
+            ..UnitWork::new(unit)
         };
         let ended = self.inner.control.barrier(work).await;
         let stable = match ended {
@@ -325,6 +321,9 @@ impl Service {
         let Some(contents) = &mut beside.contents else {
             return;
         };
+        if durable.store.is_none() {
+            return;
+        }
         contents.process.push_str(" (ended)");
         if let Err(error) = self.save(durable, beside).await {
             tracing::warn!(device = %unit.name, %error, "cannot write beside the device");

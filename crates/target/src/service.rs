@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::info::{DeviceInfo, PortalInfo, SessionInfo, Status};
 use crate::limits;
 use crate::listeners::Listeners;
 use crate::notice::Notice;
+use crate::opening::Opens;
 use crate::provision::{Fault, FileId};
 use crate::secrets::Secrets;
 use crate::shard;
@@ -67,17 +68,49 @@ impl Options {
 }
 
 type Open = dyn Fn(&Backing, CacheMode) -> Result<Arc<dyn Disk>, DeviceError> + Send + Sync;
+type MayServe = dyn Fn(&Path, FileId) -> Result<(), String> + Send + Sync;
 
 /// Opens devices: [`disk::open`], or something around it that decorates what was opened.
 #[derive(Clone)]
-pub struct Opener(Arc<Open>);
+pub struct Opener {
+    patient: Arc<Open>,
+    at_once: Arc<Open>,
+}
 
 impl Opener {
     /// Opens with a function of the caller's.
     pub fn new(
         open: impl Fn(&Backing, CacheMode) -> Result<Arc<dyn Disk>, DeviceError> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(open))
+        let open: Arc<Open> = Arc::new(open);
+        Self {
+            patient: Arc::clone(&open),
+            at_once: open,
+        }
+    }
+
+    /// Opens only what may be served. `may_serve` is asked at every opening of an image or ISO image:
+    /// with its path in the configuration, and with the file that was opened, for who may write to
+    /// its folder can have put another file, or a link to one, in its place. It says why not, and
+    /// what to do.
+    #[must_use]
+    pub fn checked(
+        self,
+        may_serve: impl Fn(&Path, FileId) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        let may_serve: Arc<MayServe> = Arc::new(may_serve);
+        let checked = |open: Arc<Open>| -> Arc<Open> {
+            let may_serve = Arc::clone(&may_serve);
+            Arc::new(move |backing, mode| {
+                let disk = open(backing, mode)?;
+                judge(backing, disk.as_ref(), &*may_serve)?;
+                Ok(disk)
+            })
+        };
+        Self {
+            patient: checked(self.patient),
+            at_once: checked(self.at_once),
+        }
     }
 
     pub(crate) fn open(
@@ -85,13 +118,44 @@ impl Opener {
         backing: &Backing,
         mode: CacheMode,
     ) -> Result<Arc<dyn Disk>, DeviceError> {
-        (self.0)(backing, mode)
+        (self.patient)(backing, mode)
     }
+
+    /// Without waiting for what is in use.
+    pub(crate) fn open_now(
+        &self,
+        backing: &Backing,
+        mode: CacheMode,
+    ) -> Result<Arc<dyn Disk>, DeviceError> {
+        (self.at_once)(backing, mode)
+    }
+}
+
+fn judge(backing: &Backing, disk: &dyn Disk, may_serve: &MayServe) -> Result<(), DeviceError> {
+    let (Some(path), Some(file)) = (backing.path(), disk.file()) else {
+        return Ok(());
+    };
+    let refused = |reason| DeviceError::Refused {
+        path: path.into(),
+        reason,
+    };
+    may_serve(path, file).map_err(refused)?;
+    // Judged was the file. One that was exchanged meanwhile may have been something else when it
+    // was opened.
+    if FileId::at(path).ok() == Some(file) {
+        return Ok(());
+    }
+    let reason = "another file came to its place while it was opened; look at who writes to its \
+                  folder, then load the device";
+    Err(refused(reason.to_owned()))
 }
 
 impl Default for Opener {
     fn default() -> Self {
-        Self::new(disk::open)
+        Self {
+            patient: Arc::new(disk::open),
+            at_once: Arc::new(disk::open_now),
+        }
     }
 }
 
@@ -221,6 +285,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     /// Held along everything that an operator asks for: one at a time.
     pub(crate) listeners: Arc<tokio::sync::Mutex<Listeners>>,
+    pub(crate) opens: Opens,
     started: Instant,
     kind: ring::DriverKind,
     ring_reason: Option<String>,
@@ -276,6 +341,7 @@ impl Service {
                 control,
                 options,
                 listeners: Arc::default(),
+                opens: Opens::default(),
                 started: clock(),
                 kind,
                 ring_reason: ring::probe().uring.err(),

@@ -7,6 +7,7 @@
 //! last, publishes, and passes the barrier through every shard before anybody is told.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -26,8 +27,12 @@ pub(crate) type Place = OwnedSemaphorePermit;
 /// What the control plane changes under the unit's lock.
 #[derive(Debug)]
 pub(crate) struct Durable {
-    /// None once the unit is retired: the document may be that of its successor by then.
+    /// Where the document lies.
+    pub(crate) path: PathBuf,
+    /// Only while the device is open, and held against everybody else. Before that the document may
+    /// be written by whoever has it; once the unit is retired, it may be that of its successor.
     pub(crate) store: Option<BesideStore>,
+    /// The document as it was read or written last.
     pub(crate) beside: Beside,
 }
 
@@ -49,8 +54,8 @@ pub(crate) struct LogicalUnit {
     /// Places for requests that wait for their turn or are being carried out.
     places: Arc<Semaphore>,
     /// Nexuses told by this process that their earlier writes are in doubt, and the document as it
-    /// was at the start.
-    doubt: Mutex<Doubt>,
+    /// was when the device was opened; nobody is told anything before.
+    doubt: Mutex<Option<Doubt>>,
     /// Aborted commands whose I/O has not ended.
     zombies: AtomicUsize,
     /// Operations of it went down with their shard: nobody will know when they end.
@@ -64,13 +69,18 @@ pub(crate) struct LogicalUnit {
 /// Who is owed a deferred error, and who has got it.
 #[derive(Debug)]
 struct Doubt {
-    at_start: Beside,
+    opened: Beside,
     told: HashSet<Nexus>,
 }
 
 impl Doubt {
+    fn new(opened: Beside) -> Self {
+        let told = HashSet::new();
+        Self { opened, told }
+    }
+
     fn holds(&self, nexus: &Nexus) -> bool {
-        self.at_start.owes(&nexus.to_string()) && !self.told.contains(nexus)
+        self.opened.owes(&nexus.to_string()) && !self.told.contains(nexus)
     }
 
     fn tell(&mut self, nexus: &Nexus) {
@@ -122,14 +132,11 @@ impl LogicalUnit {
         Self {
             name,
             file: Mutex::new(disk.as_ref().and_then(|disk| disk.file())),
+            doubt: Mutex::new(disk.is_some().then(|| Doubt::new(durable.beside.clone()))),
             disk: ArcSwapOption::new(disk.map(|disk| Arc::new(Opened(disk)))),
             published: ArcSwap::from_pointee(unit),
             gate: Gate::new(depth),
             places: Arc::new(Semaphore::new(limits::UNIT_REQUESTS_MAX)),
-            doubt: Mutex::new(Doubt {
-                at_start: durable.beside.clone(),
-                told: HashSet::new(),
-            }),
             durable: Arc::new(tokio::sync::Mutex::new(durable)),
             trouble: Mutex::new(None),
             zombies: AtomicUsize::new(0),
@@ -187,18 +194,29 @@ impl LogicalUnit {
     /// Whether writes of this nexus from before an unclean stop of the host are in doubt, and it was
     /// not told.
     pub(crate) fn is_in_doubt(&self, nexus: &Nexus) -> bool {
-        self.doubt.lock().holds(nexus)
+        let doubt = self.doubt.lock();
+        doubt.as_ref().is_some_and(|doubt| doubt.holds(nexus))
     }
 
     /// It was told, as its acknowledgement shows. Past the bound nexuses are not remembered: they are
     /// told once more in their next session, which does no harm.
     pub(crate) fn told(&self, nexus: &Nexus) {
-        self.doubt.lock().tell(nexus);
+        if let Some(doubt) = &mut *self.doubt.lock() {
+            doubt.tell(nexus);
+        }
     }
 
-    /// Nexuses in doubt at the start.
+    /// The device was opened, and this is its document: whom it owes is told.
+    pub(crate) fn set_doubt(&self, opened: Beside) {
+        *self.doubt.lock() = Some(Doubt::new(opened));
+    }
+
+    /// Nexuses in doubt when the device was opened.
     pub(crate) fn doubtful(&self) -> usize {
-        crate::doubt::count(&self.doubt.lock().at_start)
+        let doubt = self.doubt.lock();
+        doubt
+            .as_ref()
+            .map_or(0, |it| crate::doubt::count(&it.opened))
     }
 
     /// One more aborted command whose I/O goes on.
@@ -260,10 +278,7 @@ mod tests {
             beside.wrote(&nexus(number).to_string(), "an earlier boot");
         }
         assert!(beside.settle("this boot"));
-        let mut doubt = Doubt {
-            at_start: beside,
-            told: HashSet::new(),
-        };
+        let mut doubt = Doubt::new(beside);
         for number in 0..2 * most {
             assert!(doubt.holds(&nexus(number)));
             doubt.tell(&nexus(number));

@@ -125,6 +125,9 @@ impl Shard {
     pub(super) fn work(&mut self, work: &UnitWork, done: oneshot::Sender<()>) {
         for (_, session) in &mut self.sessions {
             session.attend(&work.unit, &work.attentions);
+            if work.doubt {
+                session.doubt(&work.unit);
+            }
         }
         let wait = self.open_wait(Then::Tell(done));
         let of_unit = |unit: &Arc<LogicalUnit>| Arc::ptr_eq(unit, &work.unit);

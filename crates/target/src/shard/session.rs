@@ -52,6 +52,9 @@ pub(super) struct SessionLun {
     pub(super) recorded: Recorded,
 }
 
+/// Earlier writes may be lost.
+const DOUBT: Sense = Sense::new(Key::MediumError, Code::WRITE_ERROR);
+
 /// Whether a nexus is recorded beside the device as a writer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Recorded {
@@ -123,9 +126,24 @@ impl Session {
         let mut state = NexusState::new();
         let in_doubt = unit.is_in_doubt(&self.shared.nexus);
         if in_doubt {
-            state.establish_deferred(Sense::new(Key::MediumError, Code::WRITE_ERROR));
+            state.establish_deferred(DOUBT);
         }
         (state, in_doubt)
+    }
+
+    /// A device was opened: its earlier writes may be in doubt.
+    pub(super) fn doubt(&mut self, unit: &Arc<LogicalUnit>) {
+        if !unit.is_in_doubt(&self.shared.nexus) {
+            return;
+        }
+        for lun in self
+            .luns
+            .iter_mut()
+            .filter(|lun| Arc::ptr_eq(&lun.unit, unit))
+        {
+            lun.state.establish_deferred(DOUBT);
+            lun.in_doubt = true;
+        }
     }
 
     /// Whether the nexus is recorded as a writer of a unit; `None`: it is not in the map.

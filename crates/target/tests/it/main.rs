@@ -4,6 +4,8 @@ mod chap;
 mod config;
 mod door;
 mod doubt;
+mod load;
 mod operator;
+mod planted;
 mod stuck;
 mod support;
