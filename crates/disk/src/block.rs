@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::error::DeviceError;
-use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits, reopen};
+use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits, Witnesses};
 use crate::image::{inspect, name_of};
 use crate::limits::BLOCK_SIZE_MAX;
 use crate::open::{check_block_size, check_device_size};
@@ -64,7 +64,7 @@ pub(crate) fn open(
         block_size,
         direct_alignment: Some(logical),
     };
-    let witness = reopen(plan)?;
+    let witnesses = Witnesses::open(plan)?;
     let generation = Generation::open(plan, mode)?;
     let unmap = if traits.thin {
         Method::Punch
@@ -75,7 +75,7 @@ pub(crate) fn open(
     Ok(FileDisk::new(Parts {
         traits,
         file: Arc::new(file),
-        witness: Arc::new(witness),
+        witnesses,
         bytes,
         generation,
         reserve,

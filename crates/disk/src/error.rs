@@ -134,7 +134,7 @@ pub enum DeviceError {
         path: PathBuf,
     },
     /// An image or its document could not be removed; a repeated removal goes on from there.
-    #[error("cannot remove {path}; remove it again when the cause is mended")]
+    #[error("cannot remove {path}; it is there still")]
     Remove {
         /// The file, or the directory that could not be made stable.
         path: PathBuf,

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use crate::backing::Provisioning;
 use crate::error::DeviceError;
 use crate::file::{
-    FileDisk, Generation, Kind, Method, Parts, Plan, Reserve, Traits, prepare_write_back, reopen,
+    FileDisk, Generation, Kind, Method, Parts, Plan, Reserve, Traits, Witnesses, prepare_write_back,
 };
 use crate::file_id::FileId;
 use crate::limits::{BLOCK_SIZE_MAX, BLOCK_SIZE_MIN};
@@ -81,7 +81,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
         block_size: spec.block_size,
         direct_alignment: spec.direct_alignment,
     };
-    let witness = reopen(plan)?;
+    let witnesses = Witnesses::open(plan)?;
     let generation = Generation::open(plan, spec.mode)?;
     let unmap = if traits.thin {
         Method::Punch
@@ -93,7 +93,7 @@ pub(crate) fn open(spec: &Spec<'_>) -> Result<FileDisk, DeviceError> {
     Ok(FileDisk::new(Parts {
         traits,
         file: Arc::new(file),
-        witness: Arc::new(witness),
+        witnesses,
         bytes,
         generation,
         reserve,

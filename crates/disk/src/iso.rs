@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::DeviceError;
-use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits, reopen};
+use crate::file::{FileDisk, Generation, Kind, Method, Parts, Plan, Traits, Witnesses};
 use crate::image::{id_of, inspect, length, lock, open_regular};
 use crate::limits::{DEVICE_BYTES_MAX, OPTICAL_BLOCK_SIZE};
 use crate::request::CacheMode;
@@ -53,13 +53,13 @@ pub(crate) fn open(path: &Path, mode: CacheMode) -> Result<FileDisk, DeviceError
         block_size: OPTICAL_BLOCK_SIZE,
         direct_alignment: None,
     };
-    let witness = reopen(plan)?;
+    let witnesses = Witnesses::open(plan)?;
     let generation = Generation::open(plan, mode)?;
     let (reserve, unmap, zero, notes) = (None, Method::Write, Method::Write, Vec::new());
     Ok(FileDisk::new(Parts {
         traits,
         file: Arc::new(file),
-        witness: Arc::new(witness),
+        witnesses,
         bytes,
         generation,
         reserve,

@@ -27,9 +27,10 @@
 //! holds its aligned range alone (one table for all shards). There is never buffered I/O beside
 //! direct, so there are no two caches to keep coherent.
 //!
-//! **A flush never lies.** The kernel reports a lost write once per descriptor. So syncs of one
-//! device run one at a time (those that waited share the next one), the first failure is kept, and
-//! every later flush fails until the device is opened again. One gap is the kernel's: of two
+//! **A flush never lies.** The kernel reports a lost write once per descriptor. So syncs on one
+//! descriptor run one at a time (those that waited share the next one), the first failure is kept,
+//! and every later flush fails until the device is opened again; so it does once syncs may have been
+//! told what nobody heard (see `sync`). One gap is the kernel's: of two
 //! *concurrent* write-through writes on a failing medium it may report the failure to only one.
 //!
 //! **A file truncated under us** shows as a short read, or as a length check in a flush; the device
@@ -54,6 +55,7 @@ use ring::{Fd, Io, Op, Outcome};
 pub(crate) use generation::{Generation, Plan, reopen};
 pub(crate) use mode::{now, prepare_write_back};
 pub(crate) use reserve::Reserve;
+pub(crate) use sync::Witnesses;
 pub(crate) use zero::Method;
 
 use crate::error::DeviceError;
@@ -98,8 +100,7 @@ pub(crate) struct Core {
     /// Holds the lock or claim, and all input and output goes through it: what a process that was
     /// killed left to the kernel keeps the claim until it has ended.
     pub(crate) file: Fd,
-    /// A second descriptor, for syncs only: it hears by itself of writes that were lost.
-    pub(crate) witness: Fd,
+    pub(crate) witnesses: Witnesses,
     pub(crate) bytes: AtomicU64,
     entrance: entrance::Entrance,
     ranges: RangeLock,
@@ -125,7 +126,7 @@ pub(crate) struct FileDisk {
 pub(crate) struct Parts {
     pub(crate) traits: Traits,
     pub(crate) file: Fd,
-    pub(crate) witness: Fd,
+    pub(crate) witnesses: Witnesses,
     pub(crate) bytes: u64,
     pub(crate) generation: Generation,
     pub(crate) reserve: Option<Reserve>,
@@ -139,7 +140,7 @@ impl FileDisk {
         let core = Core {
             traits: parts.traits,
             file: parts.file,
-            witness: parts.witness,
+            witnesses: parts.witnesses,
             bytes: AtomicU64::new(parts.bytes),
             entrance: entrance::Entrance::new(parts.generation),
             ranges: RangeLock::default(),

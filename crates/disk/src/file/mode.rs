@@ -129,7 +129,7 @@ impl Core {
         reason = "nobody tells when the kernel lets go: looked at repeatedly, within the bound"
     )]
     fn let_go(&self, deadline: Instant) -> bool {
-        while Arc::strong_count(&self.file) > 1 || Arc::strong_count(&self.witness) > 1 {
+        while Arc::strong_count(&self.file) > 1 || self.witnesses.are_busy() {
             if now() >= deadline {
                 return false;
             }
@@ -299,7 +299,7 @@ impl Core {
                 errno => grow(errno),
             });
         }
-        // The witness's syncs go this way: what it hears of lost writes is heard once.
+        // On the one descriptor whose news of lost writes the control plane hears.
         self.flush_blocking()
     }
 

@@ -1,22 +1,26 @@
 //! Making data stable: one sync at a time, shared by those that waited, and the first failure kept.
 //!
-//! The kernel tells each descriptor once that written data was lost. Were two syncs to run at the
-//! same time, one would hear of the loss and the other would succeed; were a failed one repeated,
-//! it would succeed although the data is gone. Hence the queue, and hence the latch.
+//! The kernel tells each descriptor once that written data was lost. Were two syncs to run on one
+//! descriptor at the same time, one would hear of the loss and the other would succeed; were a
+//! failed one repeated, it would succeed although the data is gone. Hence the queue, and hence the
+//! latch.
 //!
-//! A flush whose future is dropped while the kernel works on it leaves a sync that nobody hears.
-//! The next one goes to the witness, a second descriptor, which hears by itself of all that was
-//! lost. Only syncs go there: it does not hold the claim.
+//! A flush whose future is dropped while the kernel works on it leaves a sync that nobody hears, and
+//! that may run for long. From then on those of the shards go to a descriptor of their own, which
+//! hears by itself of all that was lost. Where one is dropped there, too, nobody can tell any more
+//! what was lost, and every later one fails. Those of the control plane run beside the shards', and
+//! so have a third. Only syncs go to these two: they do not hold the claim.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use ring::{Fd, Io};
 use rustix::io::Errno;
 
 use super::errors::translate;
-use super::{Core, Kind};
+use super::{Core, Kind, Plan, reopen};
 use crate::error::DeviceError;
 use crate::gate::{Hold, RangeLock};
 use crate::request::DiskError;
@@ -32,10 +36,40 @@ pub(crate) struct Syncs {
     good: AtomicU64,
     /// Error number of the first failure; 0 while all is well.
     failed: AtomicI32,
-    /// A sync is with the kernel, or ended unheard. Written by whoever has the turn.
-    unheard: AtomicBool,
+    /// Where the shards' syncs go: [`FILE`], [`WITNESS`] or [`DEAF`]. One further while a sync is with
+    /// the kernel, and for good when it ends unheard. Written by whoever has the turn.
+    ear: AtomicU8,
     /// One blocking sync at a time: on one descriptor only one would hear of a loss.
     blocking: Mutex<()>,
+}
+
+/// The shards' syncs go to the descriptor that does everything.
+const FILE: u8 = 0;
+/// They go to one of their own.
+const WITNESS: u8 = 1;
+/// Both may have been told of a loss that nobody heard of.
+const DEAF: u8 = 2;
+
+/// Descriptors that only hear of lost writes: syncs go there and nothing else.
+#[derive(Debug)]
+pub(crate) struct Witnesses {
+    shards: Fd,
+    control: Fd,
+}
+
+impl Witnesses {
+    /// Before anything is written: of what was lost earlier they may not hear.
+    pub(crate) fn open(plan: Plan<'_>) -> Result<Self, DeviceError> {
+        Ok(Self {
+            shards: Arc::new(reopen(plan)?),
+            control: Arc::new(reopen(plan)?),
+        })
+    }
+
+    /// Whether the kernel has a sync of a shard.
+    pub(super) fn are_busy(&self) -> bool {
+        Arc::strong_count(&self.shards) > 1
+    }
 }
 
 impl Syncs {
@@ -83,19 +117,24 @@ impl Core {
             return Ok(());
         }
         let number = self.syncs.started.fetch_add(1, Ordering::AcqRel) + 1;
-        let file = if self.syncs.unheard.swap(true, Ordering::AcqRel) {
-            Fd::clone(&self.witness)
-        } else {
-            self.file()
+        let ear = self.syncs.ear.load(Ordering::Acquire);
+        let file = match ear {
+            FILE => self.file(),
+            WITNESS => Fd::clone(&self.witnesses.shards),
+            DEAF.. => return Err(self.syncs.fail(&Errno::IO.into())),
         };
+        self.syncs.ear.store(ear + 1, Ordering::Release);
         let result = io.sync(file, true).await;
-        if let Err(error) = &result
-            && says_nothing(error)
-        {
-            return Err(translate(error, 0));
+        let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
+        let errno = errno.map(Errno::from_raw_os_error);
+        // Broken off, and whether the kernel had something to tell by then is unknown.
+        let is_unheard = matches!(errno, Some(Errno::CANCELED | Errno::INTR));
+        if !is_unheard {
+            self.syncs.ear.store(ear, Ordering::Release);
         }
-        self.syncs.unheard.store(false, Ordering::Release);
         match result {
+            // Not even begun: no news of the data.
+            Err(error) if is_unheard || errno == Some(Errno::AGAIN) => Err(translate(&error, 0)),
             Ok(()) => {
                 // A blocking sync on another descriptor may have failed meanwhile.
                 self.syncs.verdict()?;
@@ -122,8 +161,8 @@ impl Core {
         }
     }
 
-    /// The same from a blocking thread, on the witness: it hears of every loss by
-    /// itself and takes no news away from the shards.
+    /// The same from a blocking thread, on a descriptor that hears of every loss by itself and
+    /// takes no news away from the shards.
     pub(super) fn flush_blocking(&self) -> Result<(), DeviceError> {
         if self.traits.read_only {
             return Ok(());
@@ -137,18 +176,14 @@ impl Core {
             0 => {}
             errno => return Err(failure(io::Error::from_raw_os_error(errno))),
         }
-        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.witness)).map_err(|errno| {
-            let source = io::Error::from(errno);
-            self.syncs.fail(&source);
-            failure(source)
-        })
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(&self.witnesses.control)).map_err(
+            |errno| {
+                let source = io::Error::from(errno);
+                self.syncs.fail(&source);
+                failure(source)
+            },
+        )
     }
-}
-
-/// Errors of a sync that was not made, or not to its end: no news of the data.
-fn says_nothing(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::AGAIN | Errno::CANCELED | Errno::INTR))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::task::{Context, Waker};
 use super::{Loop, MODES, Mounted, Shape, root, space_of};
 use crate::DeviceError;
 use crate::backing::Backing;
+use crate::block;
 use crate::limits::RESERVE_GRANULE;
 use crate::open::open;
 use crate::request::{CacheMode, Disk, DiskError, Extent, Request};
@@ -196,14 +197,27 @@ impl Liar {
     /// Opens it and has it lose what it acknowledges.
     fn overfilled(&self, shard: &mut Shard) -> Arc<dyn Disk> {
         let disk = open(&self.backing(), CacheMode::WriteBack).unwrap();
-        for piece in 0..64 {
-            let data = fill(1, PIECE);
-            shard
-                .run(&*disk, write(piece * PIECE as u64, &data, false))
-                .unwrap();
-        }
+        overfill(shard, &*disk);
         disk
     }
+}
+
+fn overfill(shard: &mut Shard, disk: &dyn Disk) {
+    for piece in 0..64 {
+        let data = fill(1, PIECE);
+        shard
+            .run(disk, write(piece * PIECE as u64, &data, false))
+            .unwrap();
+    }
+}
+
+/// The kernel has this flush to its end, and nobody hears what it says.
+fn drop_a_flush(shard: &mut Shard, disk: &dyn Disk) {
+    let mut flush = disk.execute(&shard.io(), Request::Flush);
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(flush.as_mut().poll(&mut context).is_pending());
+    drop(flush);
+    shard.until(|shard| shard.in_flight() == 0);
 }
 
 /// The kernel told the one that was dropped, and nobody else on that descriptor.
@@ -215,12 +229,52 @@ fn a_flush_after_one_that_was_dropped_does_not_lie() {
     for mut shard in shards() {
         let liar = Liar::new();
         let disk = liar.overfilled(&mut shard);
-        let mut flush = disk.execute(&shard.io(), Request::Flush);
-        let mut context = Context::from_waker(Waker::noop());
-        assert!(flush.as_mut().poll(&mut context).is_pending());
-        drop(flush);
-        shard.until(|shard| shard.in_flight() == 0);
+        drop_a_flush(&mut shard, &*disk);
         let failed = shard.run(&*disk, Request::Flush);
+        assert!(matches!(failed, Err(DiskError::Io { .. })), "{failed:?}");
+    }
+}
+
+/// Whatever shards have dropped, neither they nor the control plane take a loss for a good flush.
+#[test]
+fn a_flush_after_several_that_were_dropped_does_not_lie() {
+    if !root("a disk that loses writes") {
+        return;
+    }
+    for asks_control in [false, true] {
+        for mut shard in shards() {
+            let liar = Liar::new();
+            let disk = liar.overfilled(&mut shard);
+            drop_a_flush(&mut shard, &*disk);
+            drop_a_flush(&mut shard, &*disk);
+            if asks_control {
+                let failed = disk.flush_blocking();
+                assert!(
+                    matches!(failed, Err(DeviceError::Sync { .. })),
+                    "{failed:?}"
+                );
+            }
+            let failed = shard.run(&*disk, Request::Flush);
+            assert!(matches!(failed, Err(DiskError::Io { .. })), "{failed:?}");
+        }
+    }
+}
+
+/// One that was dropped can go on for long, and be told of what is written meanwhile.
+#[test]
+fn a_dropped_flush_that_ends_late_takes_no_news_away() {
+    if !root("a disk that loses writes") {
+        return;
+    }
+    for mut shard in shards() {
+        let liar = Liar::new();
+        let disk = block::open(liar.device.node(), None, false, CacheMode::WriteBack).unwrap();
+        drop_a_flush(&mut shard, &disk);
+        shard.run(&disk, Request::Flush).unwrap();
+        overfill(&mut shard, &disk);
+        // Stands for the late end.
+        rustix::fs::fdatasync(&disk.core().file).unwrap_err();
+        let failed = shard.run(&disk, Request::Flush);
         assert!(matches!(failed, Err(DiskError::Io { .. })), "{failed:?}");
     }
 }
