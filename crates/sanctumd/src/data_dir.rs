@@ -19,17 +19,19 @@ use std::path::{Path, PathBuf};
 use api::{Code, Problem};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
+use target::provision::FileId;
 
-/// What lies in a data directory and must be ours as the directory itself must: files are made and
-/// replaced there by their names.
-const FOLDERS: [&str; 6] = [
+/// Where the service's own files lie, besides the data directory itself.
+const OWN: [&str; 5] = [
     "settings",
     "settings/generations",
     "secrets",
     "events",
     "devices",
-    "images",
 ];
+
+/// Where images lie that have no path of their own.
+const IMAGES: &str = "images";
 
 /// No link is followed, and a pipe put in the lock's place does not hang the service.
 const LOCK_FLAGS: OFlags = OFlags::NOFOLLOW
@@ -76,7 +78,8 @@ impl DataDir {
             return Err(no_directory(&path));
         }
         only_ours(&path)?;
-        for folder in FOLDERS {
+        // Ours as the directory itself is: files are made and replaced there by their names.
+        for folder in OWN.into_iter().chain([IMAGES]) {
             let folder = path.join(folder);
             match folder.symlink_metadata() {
                 Ok(_) => only_ours(&folder)?,
@@ -159,7 +162,51 @@ impl DataDir {
         !aim.starts_with(&own)
             || aim
                 .parent()
-                .is_some_and(|dir| dir.starts_with(own.join("images")))
+                .is_some_and(|dir| dir.starts_with(own.join(IMAGES)))
+    }
+
+    /// Whether a file that was opened at a device's path may be served. Who may write to the folder
+    /// of an image can have put a link, or a second name, of one of the service's own files in its
+    /// place; so the file itself is looked for among these, whatever the path looks like.
+    ///
+    /// # Errors
+    /// The reason, and what to do.
+    pub(crate) fn may_serve(&self, path: &Path, file: FileId) -> Result<(), String> {
+        match self.own_file(file) {
+            Ok(None) => Ok(()),
+            Ok(Some(own)) => Err(format!(
+                "it leads to {}, a file of the service itself; find out who put it there and who \
+                 may write to the folder of {}, put the image back, then load the device",
+                own.display(),
+                path.display()
+            )),
+            Err(error) => Err(format!(
+                "it cannot be compared with the service's own files in {} ({error}); see to it that \
+                 the service's user can read them, then load the device",
+                self.0.display()
+            )),
+        }
+    }
+
+    /// Which of the service's own files this is.
+    fn own_file(&self, file: FileId) -> io::Result<Option<PathBuf>> {
+        let folders = OWN.iter().map(|folder| self.0.join(folder));
+        for folder in [self.0.clone()].into_iter().chain(folders) {
+            let entries = match folder.read_dir() {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let path = entry?.path();
+                match FileId::at(&path) {
+                    Ok(found) if found == file => return Ok(Some(path)),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Where images lie that have no path of their own; made unless it is there.
@@ -167,7 +214,7 @@ impl DataDir {
     /// # Errors
     /// It cannot be made.
     pub(crate) fn images(&self) -> Result<PathBuf, Problem> {
-        let path = self.0.join("images");
+        let path = self.0.join(IMAGES);
         if !path.is_dir() {
             private_dir(&path).map_err(|error| failed("make", &path, &error))?;
         }
@@ -333,6 +380,49 @@ mod tests {
             outside,
         ] {
             assert!(!dir.may_back(&own), "{}", own.display());
+        }
+    }
+
+    #[test]
+    fn the_service_s_own_files_are_known_by_any_name() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = DataDir::make(&temporary.path().join("data")).unwrap();
+        dir.images().unwrap();
+        // A folder of the directory may lie elsewhere.
+        let elsewhere = temporary.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join("settings")).unwrap();
+        for folder in ["settings/generations", "secrets"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let judged = |path: &Path| dir.may_serve(path, FileId::at(path).unwrap());
+        for (n, own) in [
+            "lock",
+            "secrets/secrets.toml",
+            "settings/current.toml",
+            "settings/generations/1.toml",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let own = dir.path().join(own);
+            std::fs::write(&own, "").unwrap();
+            let (link, name) = (
+                temporary.path().join(format!("{n}.link")),
+                dir.path().join(format!("images/{n}.img")),
+            );
+            std::os::unix::fs::symlink(&own, &link).unwrap();
+            std::fs::hard_link(&own, &name).unwrap();
+            for path in [link, name] {
+                let reason = judged(&path).unwrap_err();
+                assert!(reason.contains(own.to_str().unwrap()), "{reason}");
+                assert!(reason.contains(path.to_str().unwrap()), "{reason}");
+            }
+        }
+        for image in ["data/images/a.img", "b.img"] {
+            let image = temporary.path().join(image);
+            std::fs::write(&image, "").unwrap();
+            judged(&image).unwrap();
         }
     }
 
