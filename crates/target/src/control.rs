@@ -138,7 +138,8 @@ impl Control {
     }
 
     /// Finds what shards could not tell, because there was no room or because they are gone: nexuses
-    /// that are gone and still hold something, units that have drained, units that never will.
+    /// that are gone and still hold something, units that have drained, units that never will, devices
+    /// that do not become well by themselves.
     fn look(&self) {
         let exports = self.shared.exports.load();
         for (device, unit) in &exports.units {
@@ -155,6 +156,12 @@ impl Control {
             }
             if unit.has_lost() && !unit.is_stuck() {
                 found.extend(unit.place().map(|place| ControlRequest::Stuck {
+                    place,
+                    unit: Arc::clone(unit),
+                }));
+            }
+            if unit.disk().is_some_and(|disk| disk.broken().is_some()) {
+                found.extend(unit.place().map(|place| ControlRequest::Broken {
                     place,
                     unit: Arc::clone(unit),
                 }));
@@ -215,6 +222,10 @@ impl Control {
                 unit,
                 nexus,
             } => told(&unit, &nexus).await,
+            ControlRequest::Broken {
+                place: _place,
+                unit,
+            } => broken(&unit).await,
             ControlRequest::Reset {
                 units,
                 by,
@@ -604,6 +615,27 @@ async fn record(unit: &LogicalUnit, nexus: &Nexus) -> Result<(), Response> {
         Err(SaveError::Closed) => Err(Response::fault(Fault::NotReady, true)),
         Err(error) => Err(failed(crate::devices::chain(&error))),
     }
+}
+
+/// Once the process has ended nobody could tell that a flush had failed: the next one, of a device
+/// that was opened anew, would succeed. So who wrote is noted as in doubt before that.
+async fn broken(unit: &LogicalUnit) {
+    let durable = Arc::clone(&unit.durable).lock_owned().await;
+    if let Err(error) = note_lost(durable).await {
+        let error = crate::devices::chain(&error);
+        tracing::error!(device = %unit.name, %error, "cannot write beside the device");
+    }
+}
+
+/// Notes what a device whose cache is lost owes to initiators.
+pub(crate) async fn note_lost(
+    durable: OwnedMutexGuard<Durable>,
+) -> Result<OwnedMutexGuard<Durable>, SaveError> {
+    let mut beside = durable.beside.clone();
+    if crate::doubt::lost(&mut beside) {
+        return save(durable, beside).await;
+    }
+    Ok(durable)
 }
 
 async fn told(unit: &LogicalUnit, nexus: &Nexus) {

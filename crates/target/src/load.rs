@@ -206,15 +206,12 @@ impl Service {
         if unit.is_stuck() {
             return Err(overdue());
         }
-        let mut beside = durable.beside.clone();
-        if crate::doubt::lost(&mut beside) {
-            let bound = self.shared().drain_time;
-            let saved = timeout(bound, crate::control::save(durable, beside)).await;
-            durable = saved.map_err(|_| overdue())?.map_err(|error| {
-                let reason = Failure::NotSaved(devices::chain(&error));
-                failed(&unit.name, reason)
-            })?;
-        }
+        let noting = crate::control::note_lost(durable);
+        let noted = timeout(self.shared().drain_time, noting).await;
+        durable = noted.map_err(|_| overdue())?.map_err(|error| {
+            let reason = Failure::NotSaved(devices::chain(&error));
+            failed(&unit.name, reason)
+        })?;
         unit.set_trouble(Some("it is being opened anew".to_owned()));
         let mut next = Unit::clone(&unit.published());
         next.medium = Medium::Stuck;

@@ -220,6 +220,11 @@ pub(crate) enum ControlRequest {
         unit: Arc<LogicalUnit>,
         nexus: Nexus,
     },
+    /// The device is gone or a flush of it has failed: who wrote is noted as in doubt.
+    Broken {
+        place: Place,
+        unit: Arc<LogicalUnit>,
+    },
     /// CLEAR TASK SET or a reset of units.
     Reset {
         units: Vec<(Arc<LogicalUnit>, Place)>,

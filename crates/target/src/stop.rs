@@ -143,10 +143,17 @@ async fn flush(unit: &Arc<LogicalUnit>) -> Result<(), Unstable> {
         return Ok(());
     };
     let durable = Arc::clone(&unit.durable).lock_owned().await;
-    match blocking(move || disk.flush_blocking()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(Unstable::Failed(crate::devices::chain(&error))),
-        Err(error) => return Err(Unstable::Failed(error)),
+    let failed = match blocking(move || disk.flush_blocking()).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(crate::devices::chain(&error)),
+        Err(error) => Some(error),
+    };
+    if let Some(reason) = failed {
+        if let Err(error) = crate::control::note_lost(durable).await {
+            let error = crate::devices::chain(&error);
+            tracing::error!(device = %unit.name, %error, "cannot write beside the device");
+        }
+        return Err(Unstable::Failed(reason));
     }
     let mut beside = durable.beside.clone();
     if beside.stopped_cleanly()

@@ -131,8 +131,12 @@ impl Session {
         (state, in_doubt)
     }
 
-    /// A device was opened: its earlier writes may be in doubt.
+    /// A device was opened: its earlier writes may be in doubt, and whether the nexus is recorded is
+    /// asked anew, for the document is another one.
     pub(super) fn doubt(&mut self, unit: &Arc<LogicalUnit>) {
+        if let Some(recorded @ Recorded::Yes) = self.recorded_on(unit) {
+            *recorded = Recorded::No;
+        }
         if !unit.is_in_doubt(&self.shared.nexus) {
             return;
         }

@@ -4,12 +4,12 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::doubt::doubtful;
 use crate::support::{
     HANG, Initiator, TARGET, World, block, cdb, config, free_port, ram, read10, reserve_out, rule,
     sense, write10,
 };
 use disk::{BesideStore, CacheMode};
-use scsi::Nexus;
 use target::ServiceError;
 use target::config::{Action, Backing, Config, Device, Lun, Portal};
 
@@ -217,13 +217,7 @@ pub(crate) fn image(directory: &Path, cache: CacheMode) -> Config {
 #[test]
 fn writes_before_an_unclean_stop_of_the_host_are_told_as_doubtful() {
     let directory = tempfile::tempdir().unwrap();
-    let config = image(directory.path(), CacheMode::WriteBack);
-    let store =
-        BesideStore::for_device(&config.devices[0].backing, "ram", directory.path()).unwrap();
-    let mut beside = store.load_or_create().unwrap();
-    let writer = Nexus::new("iqn.2026-11.test:a", [0x80, 0, 0, 0, 0, 1], 1);
-    beside.wrote(&writer.to_string(), "an earlier boot");
-    store.save(&beside).unwrap();
+    let (config, store, writer) = doubtful(directory.path());
     let world = World::start_in(tempfile::tempdir().unwrap(), HANG, config);
     // Somebody else is told nothing.
     let mut b = world.initiator("b");
@@ -245,7 +239,7 @@ fn writes_before_an_unclean_stop_of_the_host_are_told_as_doubtful() {
         store
             .load()
             .unwrap()
-            .is_some_and(|beside| !beside.owes(&writer.to_string()))
+            .is_some_and(|beside| !beside.owes(&writer))
     });
 }
 

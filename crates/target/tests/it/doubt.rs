@@ -1,12 +1,12 @@
 //! Writes in doubt are told until it is certain that they were.
 
 use crate::config::image;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{HANG, Initiator, World, block, cdb, reserve_out, sense, write10};
-use disk::fault::{Action, Rule};
-use disk::{BesideStore, CacheMode, Fault, OpKind};
+use disk::{BesideStore, CacheMode, Fault};
 use iscsi::initiator::Completion;
 use scsi::Nexus;
 use target::config::{Backing, Config};
@@ -18,16 +18,22 @@ fn is_doubt(completion: &Completion) -> bool {
     completion.status == 2 && completion.sense[0] & 0x7f == 0x71 && sense(completion) == (3, 0x0c00)
 }
 
+/// An image with a note beside it, that initiator `a` had written before an unclean stop of the
+/// host: the configuration, the note's place, and whom it names.
+pub(crate) fn doubtful(directory: &Path) -> (Config, BesideStore, String) {
+    let config = image(directory, CacheMode::WriteBack);
+    let store = BesideStore::for_device(&config.devices[0].backing, "ram", directory).unwrap();
+    let mut beside = store.load_or_create().unwrap();
+    let writer = Nexus::new("iqn.2026-11.test:a", [0x80, 0, 0, 0, 0, 1], 1).to_string();
+    beside.wrote(&writer, "an earlier boot");
+    store.save(&beside).unwrap();
+    (config, store, writer)
+}
+
 #[test]
 fn a_deferred_error_that_was_not_acknowledged_is_told_again() {
     let directory = tempfile::tempdir().unwrap();
-    let config = image(directory.path(), CacheMode::WriteBack);
-    let store =
-        BesideStore::for_device(&config.devices[0].backing, "ram", directory.path()).unwrap();
-    let mut beside = store.load_or_create().unwrap();
-    let writer = Nexus::new("iqn.2026-11.test:a", [0x80, 0, 0, 0, 0, 1], 1);
-    beside.wrote(&writer.to_string(), "an earlier boot");
-    store.save(&beside).unwrap();
+    let (config, store, writer) = doubtful(directory.path());
     let world = World::start_in(tempfile::tempdir().unwrap(), HANG, config);
     for _ in 0..3 {
         // The connection ends before the initiator says that it has the response.
@@ -37,7 +43,7 @@ fn a_deferred_error_that_was_not_acknowledged_is_told_again() {
         world.wait_for("the end of the session", || {
             world.service.sessions().is_empty()
         });
-        let owes = store.load().unwrap().unwrap().owes(&writer.to_string());
+        let owes = store.load().unwrap().unwrap().owes(&writer);
         assert!(owes, "struck off before it was known to be told");
     }
     let mut a = world.initiator("a");
@@ -45,7 +51,7 @@ fn a_deferred_error_that_was_not_acknowledged_is_told_again() {
     // The next command says so.
     assert_eq!(a.run(cdb(&FLUSH), None, 0).status, 0);
     world.wait_for("the note beside the device", || {
-        !store.load().unwrap().unwrap().owes(&writer.to_string())
+        !store.load().unwrap().unwrap().owes(&writer)
     });
     drop(a);
     let mut a = world.initiator("a");
@@ -85,13 +91,8 @@ fn settled(initiator: &mut Initiator) -> Completion {
 #[test]
 fn a_device_that_is_removed_and_added_anew_keeps_what_it_was_given_since() {
     let directory = tempfile::tempdir().unwrap();
-    let config = image(directory.path(), CacheMode::WriteBack);
-    let store =
-        BesideStore::for_device(&config.devices[0].backing, "ram", directory.path()).unwrap();
-    let mut beside = store.load_or_create().unwrap();
-    let writer = Nexus::new("iqn.2026-11.test:a", [0x80, 0, 0, 0, 0, 1], 1);
-    beside.wrote(&writer.to_string(), "an earlier boot");
-    store.save(&beside).unwrap();
+    let (config, store, writer) = doubtful(directory.path());
+    let serial = store.load().unwrap().unwrap().serial;
     let mut world = World::start_in(tempfile::tempdir().unwrap(), HANG, config.clone());
     let_go(&mut world);
     let mut a = world.initiator("a");
@@ -108,16 +109,16 @@ fn a_device_that_is_removed_and_added_anew_keeps_what_it_was_given_since() {
     // Its next unit tells it once more, and the document is that of this one.
     assert!(is_doubt(&settled(&mut a)));
     let now = store.load().unwrap().unwrap();
-    assert!(now.owes(&writer.to_string()));
+    assert!(now.owes(&writer));
     assert!(now.reservations.is_some());
     assert_eq!(now.writers.unwrap().nexuses.len(), 1);
     assert!(!is_doubt(&settled(&mut a)));
     world.wait_for("the note beside the device", || {
-        !store.load().unwrap().unwrap().owes(&writer.to_string())
+        !store.load().unwrap().unwrap().owes(&writer)
     });
     let now = store.load().unwrap().unwrap();
     assert!(now.reservations.is_some());
-    assert_eq!(now.serial, beside.serial);
+    assert_eq!(now.serial, serial);
 }
 
 #[test]
@@ -127,12 +128,7 @@ fn a_device_whose_commands_do_not_end_is_removed_for_good_all_the_same() {
     let soon = Duration::from_millis(500);
     let mut world = World::start_in(tempfile::tempdir().unwrap(), soon, config.clone());
     let mut a = world.initiator("a");
-    world
-        .fault
-        .add(Rule::next(OpKind::Write, Action::Stall))
-        .unwrap();
-    a.submit(write10(0, 1), Some(block(7)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    world.stalled_write(&mut a);
     let overdue = apply(&world, &without(&config));
     assert!(
         matches!(overdue, Err(ServiceError::Stuck { .. })),

@@ -238,6 +238,11 @@ fn a_device_that_does_not_answer_is_tried_until_it_does_and_holds_nobody_up() {
     wait_for("the notice", || site.told("device-ready") == 1);
 }
 
+fn owes(image: &Image, name: &str) -> bool {
+    let beside = image.store.load().unwrap().unwrap();
+    beside.owes(&nexus(name).to_string())
+}
+
 fn broken(site: &Site) {
     let mood = site.mood(B);
     mood.is_broken.store(true, Ordering::Release);
@@ -256,15 +261,13 @@ fn a_disk_that_lost_its_cache_is_opened_anew_and_who_wrote_is_told() {
     site.load("b").unwrap();
     assert_eq!(settled(&mut a).status, 0, "nothing is wrong yet");
     broken(&site);
-    // It does not open at once: neither that nor a kill makes anybody forget what is owed.
+    // By itself, so that no kill makes anybody forget it.
+    wait_for("the note beside the device", || owes(&image, "a"));
+    // It does not open at once.
     site.opening.is_taken.store(true, Ordering::SeqCst);
     let error = site.load("b").unwrap_err();
     assert!(error.to_string().contains("/of/somebody"), "{error}");
-    let owes = |name: &str| {
-        let beside = image.store.load().unwrap().unwrap();
-        beside.owes(&nexus(name).to_string())
-    };
-    assert!(owes("a") && !owes("b"));
+    assert!(owes(&image, "a") && !owes(&image, "b"));
     assert_eq!(sense(&settled(&mut a)).0, 2, "NOT READY");
     assert_eq!(site.told("device-writes-in-doubt"), 0);
     site.opening.is_taken.store(false, Ordering::SeqCst);
@@ -273,7 +276,7 @@ fn a_disk_that_lost_its_cache_is_opened_anew_and_who_wrote_is_told() {
     assert_eq!(site.state("b"), DeviceState::Ready);
     assert!(is_doubt(&settled(&mut a)), "a flush must not lie");
     assert_eq!(lun1(&mut a, &[0x35], 0).0.status, 0);
-    wait_for("the note beside the device", || !owes("a"));
+    wait_for("the note beside the device", || !owes(&image, "a"));
     assert_eq!(settled(&mut b).status, 0, "it has lost nothing");
     // Reservations that end with the power hold on: it was on all the time.
     assert_eq!(holders(&site), [nexus("a").initiator.to_string()]);
@@ -286,6 +289,19 @@ fn a_disk_that_lost_its_cache_is_opened_anew_and_who_wrote_is_told() {
             .nexuses
             .contains(&nexus("a").to_string())
     );
+}
+
+#[test]
+fn a_last_flush_that_failed_is_owed_to_who_wrote() {
+    let image = Image::new(CacheMode::WriteBack);
+    let directory = tempfile::tempdir().unwrap();
+    let site = Site::start_behind(directory, image.config.clone(), Arc::default());
+    let mut a = site.initiator("a");
+    settled(&mut a);
+    assert_eq!(write(&mut a).status, 0);
+    site.mood(B).loses_writes.store(true, Ordering::Release);
+    site.runtime.block_on(site.service.shutdown()).unwrap_err();
+    assert!(owes(&image, "a"), "the next process could not tell");
 }
 
 #[test]

@@ -97,7 +97,7 @@ struct Moody {
 pub(crate) struct Mood {
     refuses_modes: AtomicBool,
     is_full: AtomicBool,
-    loses_writes: AtomicBool,
+    pub(crate) loses_writes: AtomicBool,
     /// Only a disk that is opened anew is well again.
     pub(crate) is_broken: AtomicBool,
     flushing: Door,

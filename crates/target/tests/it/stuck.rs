@@ -14,20 +14,36 @@ use target::Options;
 const LONG: Duration = HANG;
 const SHORT: Duration = Duration::from_millis(1500);
 
-fn stall_next_write(world: &World) {
-    world
-        .fault
-        .add(Rule::next(OpKind::Write, Action::Stall))
-        .unwrap();
+/// Initiators `a` and `b`, registered with the keys 1 and 2; `a` has reserved (Write Exclusive,
+/// Registrants Only).
+fn reserved(world: &World) -> (Initiator, Initiator) {
+    let mut a = world.initiator("a");
+    let mut b = world.initiator("b");
+    for (initiator, key) in [(&mut a, 1), (&mut b, 2)] {
+        let (cdb, list) = reserve_out(6, 0, 0, key, false);
+        assert_eq!(initiator.run(cdb, Some(list), 0).status, 0);
+    }
+    let (reserve, list) = reserve_out(1, 5, 1, 0, false);
+    assert_eq!(a.run(reserve, Some(list), 0).status, 0);
+    (a, b)
+}
+
+/// With so much buffer memory, all at one shard.
+fn with_memory(pool_bytes_per_shard: usize) -> World {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        shards: 1,
+        pool_bytes_per_shard,
+        ..Options::new(directory.path())
+    };
+    World::start_with(directory, options, config(free_port()))
 }
 
 #[test]
 fn abort_task_is_complete_only_when_the_write_has_ended() {
     let world = World::start(LONG);
     let mut a = world.initiator("a");
-    stall_next_write(&world);
-    let write = a.submit(write10(0, 1), Some(block(7)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let write = world.stalled_write(&mut a);
     let abort = a.function(TmfFunction::AbortTask, Some(write));
     // Another command goes through meanwhile: the abort is waited for, nothing else is.
     assert_eq!(a.run(read10(8, 1), None, 512).status, 0);
@@ -45,9 +61,7 @@ fn past_the_bound_the_lun_is_not_ready_until_it_drains() {
     let world = World::start(SHORT);
     let mut a = world.initiator("a");
     let mut b = world.initiator("b");
-    stall_next_write(&world);
-    let write = a.submit(write10(0, 1), Some(block(7)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let write = world.stalled_write(&mut a);
     let reset = b.function(TmfFunction::LogicalUnitReset, None);
     assert_eq!(b.function_answer(reset), Some(TmfResponse::Rejected));
     // The reset's own unit attention comes first.
@@ -70,17 +84,8 @@ fn past_the_bound_the_lun_is_not_ready_until_it_drains() {
 #[test]
 fn preempt_waits_for_writes_of_the_old_holder() {
     let world = World::start(LONG);
-    let mut a = world.initiator("a");
-    let mut b = world.initiator("b");
-    for (initiator, key) in [(&mut a, 1), (&mut b, 2)] {
-        let (cdb, list) = reserve_out(6, 0, 0, key, false);
-        assert_eq!(initiator.run(cdb, Some(list), 0).status, 0);
-    }
-    let (reserve, list) = reserve_out(1, 5, 1, 0, false);
-    assert_eq!(a.run(reserve, Some(list), 0).status, 0);
-    stall_next_write(&world);
-    let old = a.submit(write10(0, 1), Some(block(0xaa)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let (mut a, mut b) = reserved(&world);
+    let old = world.stalled_write(&mut a);
     let (preempt, list) = reserve_out(4, 5, 2, 1, false);
     let preempt = b.submit(preempt, Some(list), 0);
     assert_eq!(b.run(cdb(&[0]), None, 0).status, 0);
@@ -100,17 +105,8 @@ fn preempt_waits_for_writes_of_the_old_holder() {
 #[test]
 fn preempt_and_abort_ends_commands_that_wait_for_data() {
     let world = World::start(LONG);
-    let mut a = world.initiator("a");
-    let mut b = world.initiator("b");
-    for (initiator, key) in [(&mut a, 1), (&mut b, 2)] {
-        let (cdb, list) = reserve_out(6, 0, 0, key, false);
-        assert_eq!(initiator.run(cdb, Some(list), 0).status, 0);
-    }
-    let (reserve, list) = reserve_out(1, 5, 1, 0, false);
-    assert_eq!(a.run(reserve, Some(list), 0).status, 0);
-    stall_next_write(&world);
-    let old = a.submit(write10(0, 1), Some(block(0xaa)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let (mut a, mut b) = reserved(&world);
+    let old = world.stalled_write(&mut a);
     let (preempt, list) = reserve_out(5, 5, 2, 1, false);
     let preempt = b.submit(preempt, Some(list), 0);
     assert!(!b.has_answer(preempt));
@@ -126,9 +122,7 @@ fn preempt_and_abort_ends_commands_that_wait_for_data() {
 fn reinstatement_waits_for_the_old_session() {
     let world = World::start(LONG);
     let mut old = world.initiator("a");
-    stall_next_write(&world);
-    old.submit(write10(0, 1), Some(block(0xaa)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    world.stalled_write(&mut old);
     let mut new = Initiator::begin(world.address, "a", 1);
     // The new login is brought forward until the target has ended the old connection for it.
     world.wait_for("the end of the old connection", || {
@@ -148,9 +142,7 @@ fn reinstatement_waits_for_the_old_session() {
 fn reinstatement_of_a_stuck_session_is_refused() {
     let world = World::start(SHORT);
     let mut old = world.initiator("a");
-    stall_next_write(&world);
-    old.submit(write10(0, 1), Some(block(0xaa)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    world.stalled_write(&mut old);
     let refused = Initiator::connect(world.address, "a", 1).err().unwrap();
     assert!(refused.contains("0x0301"), "{refused}");
     world.fault.release();
@@ -164,9 +156,7 @@ fn reinstatement_of_a_stuck_session_is_refused() {
 fn a_stalled_disk_does_not_stall_discovery_or_other_luns_of_the_shard() {
     let world = World::start(LONG);
     let mut a = world.initiator("a");
-    stall_next_write(&world);
-    let write = a.submit(write10(0, 1), Some(block(7)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let write = world.stalled_write(&mut a);
     for n in 0..8 {
         let mut other = world.initiator(&format!("other-{n}"));
         assert_eq!(other.run(read10(0, 8), None, 4096).status, 0);
@@ -177,13 +167,7 @@ fn a_stalled_disk_does_not_stall_discovery_or_other_luns_of_the_shard() {
 
 #[test]
 fn one_session_cannot_take_the_memory_of_the_others() {
-    let directory = tempfile::tempdir().unwrap();
-    let options = Options {
-        shards: 1,
-        pool_bytes_per_shard: 1 << 20,
-        ..Options::new(directory.path())
-    };
-    let world = World::start_with(directory, options, config(free_port()));
+    let world = with_memory(1 << 20);
     let mut greedy = world.initiator("greedy");
     let mut modest = world.initiator("modest");
     let rule = Rule {
@@ -324,13 +308,7 @@ fn resets_of_a_stuck_lun_fail_at_once() {
 
 #[test]
 fn sessions_of_one_initiator_share_its_memory() {
-    let directory = tempfile::tempdir().unwrap();
-    let options = Options {
-        shards: 1,
-        pool_bytes_per_shard: 1 << 20,
-        ..Options::new(directory.path())
-    };
-    let world = World::start_with(directory, options, config(free_port()));
+    let world = with_memory(1 << 20);
     let mut first = world.initiator("greedy");
     let mut second = Initiator::connect(world.address, "greedy", 2).unwrap();
     assert_eq!(second.run(cdb(&[0]), None, 0).status, 2, "power on");
@@ -355,13 +333,7 @@ fn sessions_of_one_initiator_share_its_memory() {
 #[test]
 fn what_an_initiator_does_not_take_counts_in_its_share() {
     const MIB: u16 = 2048;
-    let directory = tempfile::tempdir().unwrap();
-    let options = Options {
-        shards: 1,
-        pool_bytes_per_shard: 16 << 20,
-        ..Options::new(directory.path())
-    };
-    let world = World::start_with(directory, options, config(free_port()));
+    let world = with_memory(16 << 20);
     let mut deaf = world.initiator("deaf");
     let mut other = Initiator::connect(world.address, "deaf", 2).unwrap();
     let mut modest = world.initiator("modest");
@@ -384,17 +356,8 @@ fn what_an_initiator_does_not_take_counts_in_its_share() {
 #[test]
 fn preempt_waits_for_writes_of_a_session_that_is_gone() {
     let world = World::start(LONG);
-    let mut a = world.initiator("a");
-    let mut b = world.initiator("b");
-    for (initiator, key) in [(&mut a, 1), (&mut b, 2)] {
-        let (cdb, list) = reserve_out(6, 0, 0, key, false);
-        assert_eq!(initiator.run(cdb, Some(list), 0).status, 0);
-    }
-    let (reserve, list) = reserve_out(1, 5, 1, 0, false);
-    assert_eq!(a.run(reserve, Some(list), 0).status, 0);
-    stall_next_write(&world);
-    a.submit(write10(0, 1), Some(block(0xaa)), 0);
-    world.wait_for("the stalled write", || world.fault.stalled() == 1);
+    let (mut a, mut b) = reserved(&world);
+    world.stalled_write(&mut a);
     drop(a);
     world.wait_for("the end of the connection", || {
         world.service.portals()[0].connections == 1

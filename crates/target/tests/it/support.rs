@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use disk::{DeviceError, Disk, Fault};
+use disk::fault::Rule;
+use disk::{DeviceError, Disk, Fault, OpKind};
 use iscsi::initiator::{
     Cdb, Completion, Connection, Event, Request, Settings, TaskId, TmfFunction, TmfResponse,
 };
@@ -156,6 +157,15 @@ impl World {
         let first = initiator.run(cdb(&[0]), None, 0);
         assert_eq!(first.status, 2, "the power-on attention");
         initiator
+    }
+
+    /// A write of block 0 that is on the disk, and stays there until the fault is released.
+    pub(crate) fn stalled_write(&self, initiator: &mut Initiator) -> TaskId {
+        let stall = Rule::next(OpKind::Write, disk::fault::Action::Stall);
+        self.fault.add(stall).unwrap();
+        let write = initiator.submit(write10(0, 1), Some(block(0xaa)), 0);
+        self.wait_for("the stalled write", || self.fault.stalled() == 1);
+        write
     }
 
     /// Waits until a condition holds.
