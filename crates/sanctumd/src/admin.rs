@@ -11,17 +11,19 @@
 //! no account of it names them. They are staged with it, and in force with it.
 //!
 //! A change runs as a task of its own, so that a client that goes away in the middle cannot leave
-//! it half made. When the process ends between the activation and the data path's commit, the next
+//! it half made. Nothing here waits for a disk where requests are served: what a change looks at has
+//! a bound ([`Admin::look`]), what it writes goes on to its end on a thread of its own. When the process ends between the activation and the data path's commit, the next
 //! start serves the new settings; nobody was told so, as with a power cut on any disk.
+
+pub(crate) mod waiting;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::view::{Applied, Difference};
 use api::{Code, Problem};
 use events::Draft;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use secrecy::{ExposeSecret, SecretString};
 use settings::{
     ActivateError, CheckError, Document, Loaded, Plan, Secrets, ServiceSettings, Staged,
@@ -29,12 +31,16 @@ use settings::{
 };
 use target::config::Device;
 use target::{Prepared, Service, ServiceError, provision};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::data_dir::DataDir;
 use crate::door::Door;
 use crate::peer::{Caller, group_id};
 use crate::tasks::Tasks;
-use crate::trouble;
+use crate::{limits, trouble};
+
+pub(crate) use waiting::{StopBounds, blocking};
 
 /// The running service as the socket's requests see it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,6 +52,12 @@ struct Inner {
     tasks: Tasks,
     /// Held along a change.
     changing: Arc<tokio::sync::Mutex<()>>,
+    /// Places of those that look at a disk at once.
+    looking: Arc<Semaphore>,
+    /// Locked over the disk's work: on blocking threads alone, along a change.
+    secrets: Mutex<Secrets>,
+    /// The secrets in force. Locked only to copy the pointer or to put another in its place.
+    secrets_now: RwLock<Arc<Secrets>>,
 }
 
 /// What an [`Admin`] is made of.
@@ -54,9 +66,10 @@ pub(crate) struct Parts {
     pub(crate) data_dir: DataDir,
     pub(crate) service: Service,
     pub(crate) store: Store,
-    pub(crate) secrets: Mutex<Secrets>,
     pub(crate) events: events::Store,
     pub(crate) door: Door,
+    /// Runs the data path's control plane, and what is asked of it.
+    pub(crate) control: Handle,
 }
 
 /// Who asks for a change, on what condition, and why.
@@ -147,11 +160,14 @@ pub(crate) struct Deed {
 }
 
 impl Admin {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts, secrets: Secrets) -> Self {
         Self(Arc::new(Inner {
             parts,
             tasks: Tasks::default(),
             changing: Arc::default(),
+            looking: Arc::new(Semaphore::new(limits::LOOKING_MAX)),
+            secrets_now: RwLock::new(Arc::new(secrets.clone())),
+            secrets: Mutex::new(secrets),
         }))
     }
 
@@ -188,12 +204,25 @@ impl Admin {
 
     /// Whether the secrets store has a secret of this name.
     pub(crate) fn has_secret(&self, name: &str) -> bool {
-        self.0.parts.secrets.lock().contains(name)
+        self.secrets().contains(name)
     }
 
     /// The file with the secrets.
     pub(crate) fn secrets_path(&self) -> std::path::PathBuf {
-        self.0.parts.secrets.lock().path().to_owned()
+        self.secrets().path().to_owned()
+    }
+
+    /// The secrets in force.
+    fn secrets(&self) -> Arc<Secrets> {
+        Arc::clone(&self.0.secrets_now.read())
+    }
+
+    /// Changes the secrets, and shows what came of it. Waits for the disk.
+    fn change_secrets<T>(&self, change: impl FnOnce(&mut Secrets) -> T) -> T {
+        let mut secrets = self.0.secrets.lock();
+        let changed = change(&mut secrets);
+        *self.0.secrets_now.write() = Arc::new(secrets.clone());
+        changed
     }
 
     /// Edits the document and makes the result be in force.
@@ -226,7 +255,7 @@ impl Admin {
         &self,
         by: &By,
         what: &str,
-        edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send,
+        edit: impl FnOnce(&mut Document) -> Result<T, Problem> + Send + 'static,
     ) -> Result<Changed<T>, Problem> {
         let edit = |document: &mut Document| Ok((edit(document)?, Vec::new()));
         self.edit_all_alone(by, what, edit).await
@@ -236,15 +265,19 @@ impl Admin {
         &self,
         by: &By,
         what: &str,
-        edit: impl FnOnce(&mut Document) -> Result<(T, NewSecrets), Problem> + Send,
+        edit: impl FnOnce(&mut Document) -> Result<(T, NewSecrets), Problem> + Send + 'static,
     ) -> Result<Changed<T>, Problem> {
         self.expected(by)?;
-        let mut document = self.current()?.document.clone();
-        let (value, secrets) = edit(&mut document)?;
-        let check = |document: &Document| self.check_with(document, &secrets);
         // Looks at files, and at every line of the document.
-        let mut plan = tokio::task::block_in_place(|| self.store().propose(document, &check))
-            .map_err(|error| trouble::propose(&error))?;
+        let looked = self.look(|admin| {
+            let mut document = admin.current()?.document.clone();
+            let (value, secrets) = edit(&mut document)?;
+            let check = |document: &Document| admin.check_with(document, &secrets);
+            let plan = admin.store().propose(document, &check);
+            let plan = plan.map_err(|error| trouble::propose(&error))?;
+            Ok((value, secrets, plan))
+        });
+        let (value, secrets, mut plan) = looked.await?;
         // Who typed a command has not seen the text that the lines would be of.
         for problem in &mut plan.checks {
             (problem.line, problem.column) = (0, 0);
@@ -262,7 +295,7 @@ impl Admin {
     ) -> Result<Changed<()>, Problem> {
         let changed = self.alone(move |admin| async move {
             admin.expected(&by)?;
-            let (plan, secrets) = tokio::task::block_in_place(|| plan(&admin))?;
+            let (plan, secrets) = admin.look(plan).await?;
             Box::pin(admin.change(&by, &what, plan, secrets)).await
         });
         changed.await?.settled()
@@ -277,11 +310,11 @@ impl Admin {
         work: impl FnOnce(Service) -> F + Send + 'static,
     ) -> Result<(), Problem>
     where
-        F: Future<Output = Result<(), ServiceError>> + Send,
+        F: Future<Output = Result<(), ServiceError>> + Send + 'static,
     {
         self.alone(move |admin| async move {
             admin.expected(&by)?;
-            let done = Box::pin(work(admin.service().clone())).await;
+            let done = admin.ask(work(admin.service().clone())).await;
             let done = done.map_err(|error| (overdue(&error), trouble::service(&error)));
             match &done {
                 Ok(()) => admin.tell_done(&by, &deed, None),
@@ -347,7 +380,7 @@ impl Admin {
         let now = now.as_ref().map(|loaded| &loaded.document);
         check_group(document, now)?;
         let known = now.map_or(&[][..], |now| &now.iscsi.devices);
-        let stored = self.0.parts.secrets.lock();
+        let stored = self.secrets();
         check_new(document, self.data_dir(), known, &|name| {
             stored.contains(name) || secrets.iter().any(|(other, _)| other == name)
         })
@@ -359,9 +392,7 @@ impl Admin {
         document: &Document,
         passphrase: &SecretString,
     ) -> Result<String, Problem> {
-        // A copy of its own, so that a slow derivation does not keep the store.
-        let secrets = self.0.parts.secrets.lock().clone();
-        settings::export(document, Some((&secrets, passphrase)))
+        settings::export(document, Some((&*self.secrets(), passphrase)))
             .map_err(|error| trouble::export(&error))
     }
 
@@ -403,9 +434,9 @@ impl Admin {
         };
         let notes = &mut changed.notes;
         let group = self.door().group();
-        if let Err(problem) = self.admit(&before.document, &document, notes) {
+        if let Err(problem) = self.admit(&before.document, &document, notes).await {
             self.discard(pending).await?;
-            return Err(give_up(prepared, problem).await);
+            return Err(self.give_up(prepared, problem).await);
         }
         let activated = self.activate(pending, notes).await;
         let activated =
@@ -413,15 +444,15 @@ impl Admin {
         let generation = match activated {
             Ok(generation) => generation,
             Err(problem) => {
-                let problem = match self.door().give_to(group) {
+                let problem = match self.at_the_door(move |door| door.give_to(group)).await {
                     Ok(()) => problem,
                     Err(left) => problem.detail(left.what),
                 };
-                return Err(give_up(prepared, problem).await);
+                return Err(self.give_up(prepared, problem).await);
             }
         };
         // The change holds from here on; what had to end before it may not have ended yet.
-        let overdue = Box::pin(prepared.commit()).await.err();
+        let overdue = self.ask(prepared.commit()).await.err();
         if let Err(problem) = self.forget(&before.document, &document).await {
             notes.push(problem.to_string());
         }
@@ -458,7 +489,7 @@ impl Admin {
             return Ok(());
         }
         let lines: Vec<String> = plan.checks.iter().map(ToString::to_string).collect();
-        let stored = self.0.parts.secrets.lock();
+        let stored = self.secrets();
         let held =
             |name: &str| stored.contains(name) || secrets.iter().any(|(other, _)| other == name);
         let accounts = plan.document.iscsi.accounts.iter();
@@ -493,7 +524,7 @@ impl Admin {
     fn due(&self, document: &Document, mut set: NewSecrets) -> SecretsChange {
         let accounts = document.iscsi.accounts.iter();
         let named: HashSet<&str> = accounts.map(|account| account.secret.as_str()).collect();
-        let stored = self.0.parts.secrets.lock();
+        let stored = self.secrets();
         set.retain(|(name, secret)| {
             let stored = stored.get(name).map(ExposeSecret::expose_secret);
             named.contains(name.as_str()) && stored != Some(secret.expose_secret())
@@ -516,20 +547,21 @@ impl Admin {
         );
         let admin = self.clone();
         let staged = blocking(move || {
-            let mut stored = admin.0.parts.secrets.lock();
-            // Secrets of the change before this one, where the disk did not take them then: they
-            // belong to settings that this change replaces.
-            stored.finish().map_err(|error| trouble::secrets(&error))?;
-            let settings = admin.store().stage(plan, &who, &why);
-            let settings = settings.map_err(|error| trouble::stage(&error))?;
-            let secrets = match secrets.is_empty() {
-                true => None,
-                false => {
-                    let staged = stored.stage(secrets.set, &secrets.dropped, &settings);
-                    Some(staged.map_err(|error| trouble::secrets(&error))?)
-                }
-            };
-            Ok(Pending { settings, secrets })
+            admin.change_secrets(|stored| {
+                // Secrets of the change before this one, where the disk did not take them then: they
+                // belong to settings that this change replaces.
+                stored.finish().map_err(|error| trouble::secrets(&error))?;
+                let settings = admin.store().stage(plan, &who, &why);
+                let settings = settings.map_err(|error| trouble::stage(&error))?;
+                let secrets = match secrets.is_empty() {
+                    true => None,
+                    false => {
+                        let staged = stored.stage(secrets.set, &secrets.dropped, &settings);
+                        Some(staged.map_err(|error| trouble::secrets(&error))?)
+                    }
+                };
+                Ok(Pending { settings, secrets })
+            })
         });
         staged.await?
     }
@@ -538,7 +570,7 @@ impl Admin {
         let admin = self.clone();
         let discarded = blocking(move || {
             let secrets = pending.secrets.map_or(Ok(()), |secrets| {
-                admin.0.parts.secrets.lock().discard(secrets)
+                admin.change_secrets(|stored| stored.discard(secrets))
             });
             pending.settings.discard().and(secrets)
         });
@@ -560,8 +592,7 @@ impl Admin {
             let Some(secrets) = pending.secrets else {
                 return (activated, Ok(()));
             };
-            let mut stored = admin.0.parts.secrets.lock();
-            let taken = match &activated {
+            let taken = admin.change_secrets(|stored| match &activated {
                 Ok(_) => stored.take(secrets),
                 Err(ActivateError::NotConfirmed { .. }) => {
                     stored.hold(secrets);
@@ -573,7 +604,7 @@ impl Admin {
                     }
                     Ok(())
                 }
-            };
+            });
             (activated, taken)
         });
         let (activated, taken) = activated.await?;
@@ -601,26 +632,47 @@ impl Admin {
     ) -> Result<Prepared, ServiceError> {
         let secrets = match staged {
             Some(staged) => handed_over(staged.iter()),
-            None => handed_over(self.0.parts.secrets.lock().iter()),
+            None => handed_over(self.secrets().iter()),
         };
-        Box::pin(self.service().prepare(document.iscsi.clone(), secrets)).await
+        let (service, config) = (self.service().clone(), document.iscsi.clone());
+        self.ask(async move { service.prepare(config, secrets).await })
+            .await
     }
 
     /// Opens the socket to the group of a document that is about to be in force. Where the group is
     /// not new, a change of something else does not fail for it.
-    fn admit(
+    async fn admit(
         &self,
         before: &Document,
         after: &Document,
         notes: &mut Vec<String>,
     ) -> Result<(), Problem> {
-        let group = &after.service.api_group;
-        match self.door().open_to(group.as_deref()) {
-            Err(problem) if *group == before.service.api_group => {
+        let group = after.service.api_group.clone();
+        let same = group == before.service.api_group;
+        let admitted = self.at_the_door(move |door| door.open_to(group.as_deref()));
+        match admitted.await {
+            Err(problem) if same => {
                 notes.push(problem.what);
                 Ok(())
             }
             admitted => admitted,
+        }
+    }
+
+    /// The socket lies on a disk, too.
+    async fn at_the_door(
+        &self,
+        work: impl FnOnce(&Door) -> Result<(), Problem> + Send + 'static,
+    ) -> Result<(), Problem> {
+        let admin = self.clone();
+        blocking(move || work(admin.door())).await?
+    }
+
+    /// The data path goes back to what it serves; what it cannot take back is told, too.
+    async fn give_up(&self, prepared: Prepared, problem: Problem) -> Problem {
+        match self.ask(prepared.undo()).await {
+            Ok(()) => problem,
+            Err(left) => problem.detail(left.to_string()),
         }
     }
 
@@ -661,26 +713,6 @@ impl Admin {
             self.events().record(not_ended(&deed.subject, late));
         }
     }
-
-    /// Ends what runs: tasks, then the data path. A change in progress comes to its end first.
-    ///
-    /// # Errors
-    /// What did not end within the bound.
-    pub(crate) async fn stop(&self, bound: Duration) -> Result<(), Problem> {
-        let stop = async {
-            self.tasks().close().await;
-            let _turn = self.0.changing.lock().await;
-            self.service().shutdown().await
-        };
-        match tokio::time::timeout(bound, Box::pin(stop)).await {
-            Ok(stopped) => stopped.map_err(|left| trouble::unfinished(&left)),
-            Err(_) => Err(Problem::new(
-                Code::TimedOut,
-                format!("a change did not end in {} s", bound.as_secs()),
-            )
-            .next("look at the system log for what the host's disks do")),
-        }
-    }
 }
 
 /// Whether what was asked for holds in spite of the error.
@@ -711,14 +743,6 @@ fn later(before: &ServiceSettings, after: &ServiceSettings) -> Vec<String> {
     let told = changed
         .map(|(name, _)| format!("{name} comes into force when the service is started again"));
     told.collect()
-}
-
-/// The data path goes back to what it serves; what it cannot take back is told, too.
-async fn give_up(prepared: Prepared, problem: Problem) -> Problem {
-    match Box::pin(prepared.undo()).await {
-        Ok(()) => problem,
-        Err(left) => problem.detail(left.to_string()),
-    }
 }
 
 /// The data path's judgement of a document.
@@ -778,13 +802,4 @@ pub(crate) fn handed_over<'a>(
         handed.insert(name, secret.expose_secret().as_bytes().to_vec());
     }
     handed
-}
-
-/// Runs what waits for a disk where it does not hold up requests.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| {
-        Problem::new(Code::Internal, "the work broke off").next("see the service's log")
-    })
 }

@@ -10,14 +10,20 @@ use crate::socket::Socket;
 #[derive(Debug)]
 pub(crate) struct Door {
     socket: Socket,
+    /// Held while the socket is given to a group, which waits for its disk.
+    giving: Mutex<()>,
+    /// Locked only to be copied or replaced: each request asks for it.
     group: Mutex<Option<Gid>>,
 }
 
 impl Door {
     /// The door of a socket, open to no group yet.
     pub(crate) const fn new(socket: Socket) -> Self {
-        let group = Mutex::new(None);
-        Self { socket, group }
+        Self {
+            socket,
+            giving: Mutex::new(()),
+            group: Mutex::new(None),
+        }
     }
 
     /// The socket.
@@ -47,10 +53,10 @@ impl Door {
 
     /// As [`Door::open_to`], by the group's number.
     pub(crate) fn give_to(&self, wanted: Option<Gid>) -> Result<(), Problem> {
-        let mut group = self.group.lock();
-        if *group != wanted {
+        let _giving = self.giving.lock();
+        if self.group() != wanted {
             self.socket.set_group(wanted)?;
-            *group = wanted;
+            *self.group.lock() = wanted;
         }
         Ok(())
     }

@@ -48,8 +48,18 @@ pub(crate) const NOTICES_WAITING: usize = target::limits::NOTICES;
 /// How often the event store sums up and retries.
 pub(crate) const EVENT_TICK: Duration = Duration::from_secs(1);
 
-/// Time for tasks, a change in progress and the data path to end at a stop: somewhat more than the
-/// data path's own bounds (`target::limits`: twice `DRAIN_TIME_MAX`, and `FLUSH_TIME_MAX`).
+/// What looks at a disk at once, those included that a disk has left without an answer.
+pub(crate) const LOOKING_MAX: usize = 16;
+
+/// Time for what looks at a disk. A disk that sleeps takes some seconds to wake up.
+pub(crate) const LOOK_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Time for tasks and a change in progress to end at a stop. What goes on after it is cut off with
+/// the process, as by a power cut.
+pub(crate) const CHANGE_END_MAX: Duration = Duration::from_secs(5);
+
+/// Time for the data path to end at a stop: somewhat more than its own bounds (`target::limits`:
+/// twice `DRAIN_TIME_MAX`, and `FLUSH_TIME_MAX`).
 pub(crate) const STOP_TIME_MAX: Duration = Duration::from_secs(80);
 
 /// Time for the last events to reach the disk at a stop.

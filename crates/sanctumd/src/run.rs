@@ -1,4 +1,14 @@
 //! Serves: start, wait for a signal, stop.
+//!
+//! Three runtimes, so that nothing that one of them waits for keeps another:
+//!
+//! | runtime | what it runs |
+//! |---|---|
+//! | the main thread's | start, signals, stop; what the data path tells becomes events |
+//! | `api` | the management socket |
+//! | `control` | the data path's control plane, and what is asked of it |
+//!
+//! None of their workers waits for a disk; what does has a thread of its own ([`admin::blocking`]).
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -8,15 +18,15 @@ use std::time::Duration;
 
 use api::{Code, Problem};
 use events::Draft;
-use parking_lot::Mutex;
 use sd_notify::NotifyState;
 use settings::{Document, Loaded, Secrets, Store};
 use target::{Driver, Notice, Opener, Options, Service};
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::admin::{self, Admin, Parts};
+use crate::admin::{self, Admin, Parts, StopBounds};
 use crate::cli::{Ring, Run};
 use crate::data_dir::DataDir;
 use crate::door::Door;
@@ -38,23 +48,35 @@ pub(crate) fn run(flags: &Run) -> Result<(), Problem> {
     usable(&loaded.document, &secrets, dir.path())?;
     let events = events::Store::open(&dir.events(), events::Options::default())
         .map_err(|error| trouble::internal(&error))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
+    let main = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| trouble::internal(&error))?;
+    let (api, control) = (workers("api")?, workers("control")?);
     let opened = Opened {
         dir,
         store,
         secrets,
         events,
+        api: api.handle().clone(),
+        control: control.handle().clone(),
     };
-    let result = runtime.block_on(Box::pin(serve(flags, opened, &loaded)));
+    let result = main.block_on(Box::pin(serve(flags, opened, &loaded)));
     // A disk that does not answer must not keep the process: what waits for it is left behind, here
     // and (threads of the data path) when the process ends.
-    runtime.shutdown_timeout(limits::LEAVE_TIME_MAX);
+    main.shutdown_background();
+    api.shutdown_timeout(limits::LEAVE_TIME_MAX);
+    control.shutdown_timeout(limits::LEAVE_TIME_MAX);
     result
+}
+
+fn workers(name: &str) -> Result<Runtime, Problem> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|error| trouble::internal(&error))
 }
 
 /// What the settings name must be there; a secret that was removed by hand is found here.
@@ -90,12 +112,14 @@ fn options(flags: &Run, dir: &DataDir, document: &Document) -> Options {
     }
 }
 
-/// What is open on disk before anything serves.
+/// What is there before anything serves.
 struct Opened {
     dir: DataDir,
     store: Store,
     secrets: Secrets,
     events: events::Store,
+    api: Handle,
+    control: Handle,
 }
 
 /// Each connection is a descriptor: takes as many as the system allows this process.
@@ -112,7 +136,7 @@ fn raise_descriptor_limit() {
 async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Problem> {
     raise_descriptor_limit();
     let mut signals = Signals::catch()?;
-    let events = opened.events.clone();
+    let (events, api) = (opened.events.clone(), opened.api.clone());
     let (sender, receiver) = mpsc::channel(limits::NOTICES_WAITING);
     let recorder = tokio::spawn(notices::record(receiver, events.clone()));
     let ticker = tokio::spawn(tick(events.clone()));
@@ -127,7 +151,7 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
         }
     };
     let (stop, stopping) = watch::channel(false);
-    let serving = tokio::spawn(server::serve(admin.clone(), listener, stopping));
+    let serving = api.spawn(server::serve(admin.clone(), listener, stopping));
     started(&admin, loaded);
 
     let cause = signals.wait().await;
@@ -136,13 +160,19 @@ async fn serve(flags: &Run, opened: Opened, loaded: &Loaded) -> Result<(), Probl
     stop.send_replace(true);
     // Who follows the events is answered now, and does not hold up the end.
     events.close();
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "the management socket's server broke off");
+    // It has a bound of its own; a second one here hears of no excuse.
+    match timeout(2 * limits::REQUESTS_END_MAX, serving).await {
+        Ok(Ok(Ok(()))) => {}
+        left => tracing::error!(?left, "the management socket's server broke off"),
     }
-    let stopped = admin.stop(limits::STOP_TIME_MAX).await;
-    drop(admin);
+    let stopped = admin.stop(StopBounds::default()).await;
+    // The last of it removes the socket, which lies on a disk, too.
+    let gone = tokio::task::spawn_blocking(move || drop(admin));
+    if timeout(limits::LEAVE_TIME_MAX, gone).await.is_err() {
+        tracing::warn!("the management socket stays; the next start replaces it");
+    }
     // The data path's notices are all recorded before the last event; it held the sender.
-    let recorded = tokio::time::timeout(limits::REQUESTS_END_MAX, recorder);
+    let recorded = timeout(limits::REQUESTS_END_MAX, recorder);
     if recorded.await.is_err() {
         tracing::warn!("the data path still holds on; its last notices are not recorded");
     }
@@ -197,43 +227,49 @@ async fn open(
         store,
         secrets,
         events,
+        api: _,
+        control,
     } = opened;
     let options = options(flags, &dir, &loaded.document);
     let config = loaded.document.iscsi.clone();
-    let service = Service::start(options, config, admin::handed_over(secrets.iter()), notices);
-    let service = Box::pin(service)
-        .await
-        .map_err(|error| trouble::service(&error))?;
-    let (door, listener) = match open_door(flags, &dir, &loaded.document, &events) {
+    let handed = admin::handed_over(secrets.iter());
+    let service = control.spawn(Service::start(options, config, handed, notices));
+    let service = service.await.map_err(|error| trouble::internal(&error))?;
+    let service = service.map_err(|error| trouble::service(&error))?;
+    let document = loaded.document.clone();
+    let path = flags.socket.clone().unwrap_or_else(|| dir.socket());
+    let (at, heard) = (dir.clone(), events.clone());
+    let door = admin::blocking(move || open_door(&path, &at, &document, &heard));
+    let (door, listener) = match door.await.and_then(|opened| opened) {
         Ok(opened) => opened,
         Err(problem) => {
-            if let Err(left) = service.shutdown().await {
+            let stopped = control.spawn(async move { service.shutdown().await });
+            if let Ok(Err(left)) = stopped.await {
                 tracing::error!(%left, "stopping");
             }
             return Err(problem);
         }
     };
-    let secrets = Mutex::new(secrets);
     let parts = Parts {
         data_dir: dir,
         service,
         store,
-        secrets,
         events,
         door,
+        control,
     };
-    Ok((Admin::new(parts), listener))
+    Ok((Admin::new(parts, secrets), listener))
 }
 
+/// Waits for the disk that the socket lies on.
 fn open_door(
-    flags: &Run,
+    path: &Path,
     dir: &DataDir,
     document: &Document,
     events: &events::Store,
 ) -> Result<(Door, UnixListener), Problem> {
-    let path = flags.socket.clone().unwrap_or_else(|| dir.socket());
     let group = document.service.api_group.as_deref();
-    let mut socket = Socket::listen(&path)?;
+    let mut socket = Socket::listen(path)?;
     if group.is_some() && socket.path().starts_with(dir.path()) {
         tracing::warn!(
             socket = %socket.path().display(),

@@ -14,6 +14,8 @@ mod sessions;
 mod status;
 mod targets;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::os::unix::net::UnixListener as StdListener;
 

@@ -270,13 +270,12 @@ impl Store {
         self.inner.current()
     }
 
-    /// The generations kept, newest first; at most [`limits::GENERATIONS`].
+    /// The generations kept, newest first; at most [`limits::GENERATIONS`]. Reads their files, and
+    /// does not wait for a change.
     ///
     /// # Errors
     /// The directory cannot be read.
     pub fn history(&self) -> Result<Vec<HistoryEntry>, GenerationError> {
-        // In no change's middle, so that each number is there once.
-        let _state = self.inner.state.lock();
         let current = self.current();
         let current = current.as_deref();
         let listing = self
@@ -290,7 +289,7 @@ impl Store {
         let mut entries: Vec<HistoryEntry> = listing
             .kept
             .iter()
-            .map(|kept| self.inner.history_entry(*kept, number))
+            .filter_map(|kept| self.inner.history_entry(*kept, number))
             .collect();
         if let Some(loaded) = current
             && !listing.kept.contains(&loaded.generation.number)
@@ -461,17 +460,19 @@ impl Inner {
         })
     }
 
-    fn history_entry(&self, number: u64, current: Option<u64>) -> HistoryEntry {
+    /// None where a change has removed it meanwhile.
+    fn history_entry(&self, number: u64, current: Option<u64>) -> Option<HistoryEntry> {
         let (generation, fault) = match self.read_generation(number) {
             Ok(loaded) => (Some(loaded.generation), None),
+            Err(GenerationError::Unknown { .. }) => return None,
             Err(error) => (None, Some(error.to_string())),
         };
-        HistoryEntry {
+        Some(HistoryEntry {
             number,
             generation,
             current: current == Some(number),
             fault,
-        }
+        })
     }
 
     /// Clears what a crash or a failure left: a staged generation that became current gets its

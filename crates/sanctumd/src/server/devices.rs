@@ -8,9 +8,10 @@ use api::view::{Applied, DeviceView, LunPlace, Task};
 use api::{Code, Problem};
 use axum::Json;
 use axum::extract::State;
+use events::Draft;
 use settings::Document;
 use target::info::DeviceInfo;
-use target::provision::FileId;
+use target::provision::{FileId, ProvisionError};
 use target::{Service, provision};
 
 use super::extract::{Body, Names, Params};
@@ -83,8 +84,13 @@ pub(super) async fn add(
 ) -> Answer<Task> {
     // An image takes a while, and is not made for a change that will be refused.
     admin.expected(&by)?;
-    let device = completed(&admin, new.device, new.existing)?;
-    foresee(&admin, &device)?;
+    let existing = new.existing;
+    let foreseen = admin.look(move |admin| {
+        let device = completed(admin, new.device, existing)?;
+        foresee(admin, &device)?;
+        Ok(device)
+    });
+    let device = foreseen.await?;
     let what = format!("add device {}", device.name);
     let image = match &device.backing {
         Backing::Image {
@@ -92,7 +98,7 @@ pub(super) async fn add(
             size,
             provisioning,
             ..
-        } if !new.existing => Some((path.clone(), *size, *provisioning)),
+        } if !existing => Some((path.clone(), *size, *provisioning)),
         _ => None,
     };
     let total = image.as_ref().map_or(0, |(_, size, _)| *size);
@@ -110,9 +116,8 @@ pub(super) async fn add(
             let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await;
             if changed.is_err()
                 && let Some((path, file)) = made
-                && !in_force(&admin, &path)
             {
-                remove_made(path, file).await;
+                remove_unused(&admin, path, file).await;
             }
             changed
         });
@@ -155,22 +160,21 @@ fn user_of<'a>(document: &'a Document, path: &Path) -> Option<&'a str> {
     Some(&device.name)
 }
 
-/// Whether a device in force uses this file: another request can have added it under another name
-/// since it was made. When that cannot be told, it may be.
-fn in_force(admin: &Admin, path: &Path) -> bool {
-    admin
-        .current()
-        .map_or(true, |current| user_of(&current.document, path).is_some())
-}
-
-async fn remove_made(path: PathBuf, file: FileId) {
+/// Removes an image that was made for a device, unless a device in force uses it: another request can
+/// have added it under another name since. When that cannot be told, it may be.
+async fn remove_unused(admin: &Admin, path: PathBuf, file: FileId) {
+    let made = path.clone();
+    let used = admin.look(move |admin| Ok(user_of(&admin.current()?.document, &made).is_some()));
+    if used.await.unwrap_or(true) {
+        return;
+    }
     let removed = blocking(move || provision::remove_image(&path, file)).await;
     if let Ok(Err(error)) = removed {
         tracing::warn!(%error, "an image that is not used stays");
     }
 }
 
-/// Fills in what the request leaves to the service.
+/// Fills in what the request leaves to the service. Looks at the disk.
 fn completed(admin: &Admin, mut device: Device, existing: bool) -> Result<Device, Problem> {
     if let Backing::Image { path, size, .. } = &mut device.backing {
         if path.as_os_str().is_empty() {
@@ -197,7 +201,7 @@ fn completed(admin: &Admin, mut device: Device, existing: bool) -> Result<Device
     Ok(device)
 }
 
-/// Finds what would make the change fail, before anything is made for it.
+/// Finds what would make the change fail, before anything is made for it. Looks at the disk.
 fn foresee(admin: &Admin, device: &Device) -> Result<(), Problem> {
     let mut document = admin.current()?.document.clone();
     insert(&mut document, device.clone())?;
@@ -252,22 +256,19 @@ pub(super) async fn remove(
     by: By,
     Params(DeviceRemoval { delete_file }): Params<DeviceRemoval>,
 ) -> Answer<Applied> {
-    let what = format!(
-        "remove device {name}{}",
-        if delete_file { " and its file" } else { "" }
-    );
+    let what = format!("remove device {name}");
     // In one turn with the removal of the file: nobody else's device can come to use it in between.
     let applied = admin.alone(move |admin| async move {
-        let service = admin.service().clone();
-        let edit = |document: &mut Document| {
-            let path = take(document, &name, delete_file)?;
-            path.map(|path| recognised(&service, &name, path))
+        let (service, device) = (admin.service().clone(), name.clone());
+        let edit = move |document: &mut Document| {
+            let path = take(document, &device, delete_file)?;
+            path.map(|path| recognised(&service, &device, path))
                 .transpose()
         };
         let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await?;
         if let Some((path, file)) = changed.value.clone() {
             // A command that does not end holds the open file, not its name.
-            delete(&name, path, file).await?;
+            delete(&admin, &by, &name, path, file).await?;
         }
         Ok(changed.settled()?.applied())
     });
@@ -313,7 +314,7 @@ fn take(
     }
 }
 
-/// Which file is the device's own: who may write to its directory can have put another one, or a
+/// Which file is the device's own; looks at the disk. Who may write to its directory can have put another one, or a
 /// link to one, in its place.
 fn recognised(service: &Service, name: &str, path: PathBuf) -> Result<(PathBuf, FileId), Problem> {
     let refused = |why: &str| {
@@ -331,21 +332,45 @@ fn recognised(service: &Service, name: &str, path: PathBuf) -> Result<(PathBuf, 
             path.display()
         )));
     };
-    tokio::task::block_in_place(|| provision::is_image(&path, file))
-        .map_err(|error| refused(&error.to_string()).causes(&error))?;
+    provision::is_image(&path, file).map_err(|error| refused(&error.to_string()).causes(&error))?;
     Ok((path, file))
 }
 
-/// Removes an image and what lies beside it. No device in force uses it any more.
-async fn delete(name: &str, path: PathBuf, file: FileId) -> Result<(), Problem> {
-    let removed = blocking(move || provision::remove_image(&path, file)).await?;
-    removed.map_err(|error| {
-        let what = format!("device {name} is removed, but not its file");
-        Problem::new(Code::Internal, what)
-            .detail(error.to_string())
-            .causes(&error)
-            .next("remove the file by hand")
-    })
+/// Removes an image and what lies beside it, and records what came of it. No device in force uses it
+/// any more.
+async fn delete(
+    admin: &Admin,
+    by: &By,
+    name: &str,
+    path: PathBuf,
+    file: FileId,
+) -> Result<(), Problem> {
+    let image = path.clone();
+    let removed = blocking(move || provision::remove_image(&image, file)).await?;
+    let Err(error) = removed else {
+        let mut deed = deed("file-deleted", name, "deleted the file of device");
+        deed.what = format!("{}: {}", deed.what, path.display());
+        admin.tell_done(by, &deed, None);
+        return Ok(());
+    };
+    let problem = not_deleted(name, &path, &error);
+    let draft = Draft::error("file-not-deleted", name, &problem.what);
+    let draft = draft.cause(&problem.details.join(": "));
+    admin.events().record(draft.next_step(&problem.next_step));
+    Err(problem)
+}
+
+/// A device is gone, and its file is there still.
+fn not_deleted(name: &str, path: &Path, error: &ProvisionError) -> Problem {
+    let path = path.display();
+    let what = format!("device {name} is removed, but not all of its file {path}");
+    Problem::new(Code::Internal, what)
+        .detail(error.to_string())
+        .causes(error)
+        .next(format!(
+            "the device is gone, so this cannot be repeated: look at what is left at {path} and at \
+             {path}.sanctum, and remove by hand what nobody needs"
+        ))
 }
 
 pub(super) async fn load(
@@ -430,6 +455,31 @@ mod tests {
         merge(&mut device, &to).unwrap();
         assert_eq!(device.cache, CacheMode::WriteBack);
         assert_eq!(device.queue_depth, image().queue_depth);
+    }
+
+    #[test]
+    fn a_file_that_another_device_uses_is_not_deleted_with_its_device() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("d.img"), directory.path().join("e"));
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let mut document = Document::default();
+        for (name, at) in [("d", &file), ("e", &link)] {
+            let mut device = image();
+            device.name = name.to_owned();
+            let Backing::Image { path, .. } = &mut device.backing else {
+                panic!("{device:?}");
+            };
+            path.clone_from(at);
+            insert(&mut document, device).unwrap();
+        }
+        let refused = take(&mut document.clone(), "d", true).unwrap_err();
+        assert_eq!(refused.code, Code::InUse);
+        assert!(refused.what.contains("device e"), "{}", refused.what);
+        assert_eq!(take(&mut document.clone(), "e", false).unwrap(), None);
+        take(&mut document, "e", false).unwrap();
+        assert_eq!(take(&mut document, "d", true).unwrap(), Some(file));
+        assert!(document.iscsi.devices.is_empty());
     }
 
     #[test]
