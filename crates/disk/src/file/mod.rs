@@ -7,17 +7,17 @@
 //! | write-back | buffered | page cache, space first; FUA adds `fdatasync` | `fdatasync` | yes |
 //!
 //! **One descriptor.** All input and output of a device goes through the descriptor that holds its
-//! lock or claim. The kernel keeps that one for every request it has, so a process that is killed, or
-//! a shard that is given up, leaves the device claimed until its last write has ended: nobody opens
+//! lock or claim. The kernel keeps that one for every request it has, so a process that is killed,
+//! or a shard that is given up, leaves the device claimed until its last write has ended: nobody opens
 //! it before, and no old write lands over a newer one.
 //!
 //! **Generations.** What the mode means for the descriptor is one immutable [`Generation`]; an
 //! operation enters it and stays to its end. A mode change first makes most of the data stable,
 //! then holds operations that come, waits for those inside and for the kernel, makes the rest
 //! stable, drops the cached pages where direct I/O begins or ends, switches direct I/O, publishes
-//! the new generation, and lets the held go on. So direct and cached I/O never meet on a page: there
-//! a cached neighbour would be written back from an old copy, or a sector read for a small block
-//! would be. Where the old ones do not end, or the sync does not, within
+//! the new generation, and lets the held go on. So direct and cached I/O never meet on a page:
+//! there a cached neighbour would be written back from an old copy, or a sector read for a small
+//! block would be. Where the old ones do not end, or the sync does not, within
 //! [`crate::limits::MODE_DRAIN_SECONDS`], the change fails, the old mode stays, and the held go on
 //! in it. So it is where whoever asked gives up ([`Wanted`]): the change is taken when nothing that
 //! waits for a disk is left to be done, and before anything shows.
@@ -29,8 +29,8 @@
 //!
 //! **A flush never lies.** The kernel reports a lost write once per descriptor. So syncs on one
 //! descriptor run one at a time (those that waited share the next one), the first failure is kept,
-//! and every later flush fails until the device is opened again; so it does once syncs may have been
-//! told what nobody heard (see `sync`). One gap is the kernel's: of two
+//! and every later flush fails until the device is opened again; so it does once syncs may have
+//! been told what nobody heard (see `sync`). One gap is the kernel's: of two
 //! *concurrent* write-through writes on a failing medium it may report the failure to only one.
 //!
 //! **A file truncated under us** shows as a short read, or as a length check in a flush; the device

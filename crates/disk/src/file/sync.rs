@@ -5,8 +5,8 @@
 //! failed one repeated, it would succeed although the data is gone. Hence the queue, and hence the
 //! latch.
 //!
-//! A flush whose future is dropped while the kernel works on it leaves a sync that nobody hears, and
-//! that may run for long. From then on those of the shards go to a descriptor of their own, which
+//! A flush whose future is dropped while the kernel works on it leaves a sync that nobody hears,
+//! and that may run for long. From then on those of the shards go to a descriptor of their own, which
 //! hears by itself of all that was lost. Where one is dropped there, too, nobody can tell any more
 //! what was lost, and every later one fails. Those of the control plane run beside the shards', and
 //! so have a third. Only syncs go to these two: they do not hold the claim.
@@ -36,8 +36,8 @@ pub(crate) struct Syncs {
     good: AtomicU64,
     /// Error number of the first failure; 0 while all is well.
     failed: AtomicI32,
-    /// Where the shards' syncs go: [`FILE`], [`WITNESS`] or [`DEAF`]. One further while a sync is with
-    /// the kernel, and for good when it ends unheard. Written by whoever has the turn.
+    /// Where the shards' syncs go: [`FILE`], [`WITNESS`] or [`DEAF`]. One further while a sync is
+    /// with the kernel, and for good when it ends unheard. Written by whoever has the turn.
     ear: AtomicU8,
     /// One blocking sync at a time: on one descriptor only one would hear of a loss.
     blocking: Mutex<()>,
