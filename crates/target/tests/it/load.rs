@@ -11,7 +11,7 @@ use scsi::reservation::{Key, Saved, SavedRegistration, SavedReservation, Type};
 use target::config::{Backing, Config, Provisioning};
 use target::info::DeviceState;
 
-use crate::operator::{B, Door, SOON, Site, file, lun1, two};
+use crate::site::{B, Door, SOON, Site, file, lun1, two};
 use crate::support::{Initiator, block, cdb, reserve_out, sense, took, wait_for, write10};
 
 /// LUN 1.

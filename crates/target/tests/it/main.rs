@@ -6,6 +6,8 @@ mod door;
 mod doubt;
 mod load;
 mod operator;
+mod physical;
 mod planted;
+mod site;
 mod stuck;
 mod support;
