@@ -359,17 +359,23 @@ pub(crate) struct Board {
 
 #[derive(Debug, Default)]
 struct Grants {
-    waiting: Vec<Grant>,
+    waiting: VecDeque<Grant>,
     closed: bool,
 }
 
 impl Board {
-    pub(crate) fn take_grants(&self) -> Vec<Grant> {
-        std::mem::take(&mut self.grants.lock().waiting)
+    /// Passes that are there now.
+    pub(crate) fn grants(&self) -> usize {
+        self.grants.lock().waiting.len()
+    }
+
+    /// One pass. Should the shard panic over it, the others are still here.
+    pub(crate) fn take_grant(&self) -> Option<Grant> {
+        self.grants.lock().waiting.pop_front()
     }
 
     /// The shard ends before its time: takes the last passes; further ones go back.
-    pub(crate) fn close(&self) -> Vec<Grant> {
+    pub(crate) fn close(&self) -> VecDeque<Grant> {
         let mut grants = self.grants.lock();
         grants.closed = true;
         std::mem::take(&mut grants.waiting)
@@ -427,7 +433,7 @@ impl ShardHandle {
         if grants.closed {
             return Err(grant);
         }
-        grants.waiting.push(grant);
+        grants.waiting.push_back(grant);
         drop(grants);
         self.waker.wake();
         Ok(())

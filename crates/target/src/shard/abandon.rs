@@ -50,6 +50,8 @@ impl Shard {
                 let grants = running.unit.gate.release(pass);
                 self.deliver(&running.unit, grants);
             } else if matches!(running.phase, Phase::Queued(_)) {
+                // Where it is not in the queue, its pass came after the board was closed: whoever
+                // brought it gives it back.
                 let (shard, key) = (self.index, key_of(index, running.generation));
                 let (_, grants) = running.unit.gate.leave(Waiter { shard, key });
                 self.deliver(&running.unit, grants);
@@ -98,13 +100,16 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::ops::Range;
     use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
     use std::time::{Duration, Instant};
 
     use disk::fault::{Action as Fail, Rule};
+    use disk::{CacheMode, DeviceError, Disk, Execution, Features, Geometry, Wanted};
     use iscsi::initiator::{Cdb, Connection, Event, Request, Settings};
     use tokio::sync::mpsc;
 
@@ -243,16 +248,24 @@ mod tests {
         }
 
         fn send(&mut self, cdb: &[u8], read_len: u32) {
+            self.send_to(0, cdb, read_len);
+        }
+
+        fn send_to(&mut self, lun: u64, cdb: &[u8], read_len: u32) {
             let mut all = [0; 16];
             all[..cdb.len()].copy_from_slice(cdb);
-            let request = Request::read(0, Cdb::new(all), read_len);
+            let request = Request::read(lun << 48, Cdb::new(all), read_len);
             let mut out = Wire::default();
             self.engine.send_command(request, &mut out).unwrap();
             self.stream.write_all(&out.0).unwrap();
         }
 
         fn read(&mut self) {
-            self.send(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1], 512);
+            self.read_from(0);
+        }
+
+        fn read_from(&mut self, lun: u64) {
+            self.send_to(lun, &[0x28, 0, 0, 0, 0, 0, 0, 0, 1], 512);
         }
     }
 
@@ -380,6 +393,162 @@ mod tests {
         assert_eq!(stays.status(), Ok(Some(0)));
         assert_eq!(stays.status(), Ok(Some(0)));
         wait_for("the end of all commands", || unit.gate.running() == 0);
+        runtime.block_on(service.shutdown()).unwrap();
+    }
+
+    /// A disk whose next operation may keep its shard, or make it panic.
+    #[derive(Debug)]
+    struct Trap {
+        inner: disk::Fault,
+        spring: Arc<Spring>,
+        is_slow: bool,
+    }
+
+    #[derive(Debug, Default)]
+    struct Spring {
+        is_armed: AtomicBool,
+        is_inside: AtomicBool,
+        holds: parking_lot::Mutex<()>,
+    }
+
+    impl Disk for Trap {
+        fn geometry(&self) -> Geometry {
+            self.inner.geometry()
+        }
+
+        fn features(&self) -> Features {
+            self.inner.features()
+        }
+
+        fn cache_mode(&self) -> CacheMode {
+            self.inner.cache_mode()
+        }
+
+        fn execute(&self, io: &ring::Io, request: disk::Request) -> Execution {
+            if self.is_slow {
+                self.spring.is_inside.store(true, Ordering::SeqCst);
+                drop(self.spring.holds.lock());
+            } else {
+                let is_armed = self.spring.is_armed.load(Ordering::SeqCst);
+                assert!(!is_armed, "the test's trap");
+            }
+            self.inner.execute(io, request)
+        }
+
+        fn set_cache_mode(&self, mode: CacheMode, wanted: &Wanted) -> Result<(), DeviceError> {
+            self.inner.set_cache_mode(mode, wanted)
+        }
+
+        fn grow(&self, bytes: Option<u64>) -> Result<Geometry, DeviceError> {
+            self.inner.grow(bytes)
+        }
+
+        fn flush_blocking(&self) -> Result<(), DeviceError> {
+            self.inner.flush_blocking()
+        }
+    }
+
+    type Traps = Arc<parking_lot::Mutex<BTreeMap<u64, Arc<Trap>>>>;
+
+    /// RAM disks `a`, `b` and `c` of 1, 2 and 3 MiB as LUNs 0 to 2; the last one is slow. None runs
+    /// more than one command at a time.
+    fn trapped(spring: &Arc<Spring>, traps: &Traps) -> (Opener, Config) {
+        let mut config = config();
+        for (number, name) in (0_u16..).zip(["a", "b", "c"]) {
+            let (size, block_size) = (u64::from(number + 1) << 20, 512);
+            config.devices.push(Device {
+                asynchronous: false,
+                ..Device::new(name, Backing::Ram { size, block_size })
+            });
+            config.targets[0].luns.push(Lun {
+                number,
+                device: name.to_owned(),
+                read_only: false,
+            });
+        }
+        let (spring, traps) = (Arc::clone(spring), Arc::clone(traps));
+        let opener = Opener::new(move |backing, mode| {
+            let inner = disk::Fault::new(disk::open(backing, mode)?);
+            let mib = inner.geometry().bytes() >> 20;
+            let spring = Arc::clone(&spring);
+            let is_slow = mib == 3;
+            let trap = Trap {
+                inner,
+                spring,
+                is_slow,
+            };
+            let trap = Arc::new(trap);
+            traps.lock().insert(mib, Arc::clone(&trap));
+            Ok(trap)
+        });
+        (opener, config)
+    }
+
+    #[test]
+    fn a_panic_over_one_pass_loses_none_of_those_that_came_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (spring, traps) = (Arc::<Spring>::default(), Traps::default());
+        let (opener, config) = trapped(&spring, &traps);
+        let soon = Duration::from_millis(500);
+        let options = Options {
+            shards: 2,
+            opener,
+            drain_time: soon,
+            ..Options::new(directory.path())
+        };
+        let address = config.portals[0].socket_address();
+        let (sender, _notices) = mpsc::channel(100);
+        let started = Service::start(options, config, Secrets::new(), sender);
+        let service = runtime.block_on(started).unwrap();
+        let mut clients: Vec<_> = (0..2)
+            .map(|isid| {
+                let mut client = Client::login(address, isid).unwrap();
+                for lun in 0..3 {
+                    client.send_to(lun, &[0], 0);
+                    assert_eq!(client.status(), Ok(Some(2)), "the power-on attention");
+                }
+                client
+            })
+            .collect();
+        let (mut stays, mut goes) = (clients.remove(0), clients.remove(0));
+        let unit = |name: &str| service.unit(name).unwrap();
+        let (a, b) = (unit("a"), unit("b"));
+        let on = |mib: u64| Arc::clone(&traps.lock()[&mib]);
+        for (lun, trap, unit) in [(0, on(1), &a), (1, on(2), &b)] {
+            let stall = Rule::next(disk::OpKind::Read, Fail::Stall);
+            trap.inner.add(stall).unwrap();
+            stays.read_from(lun);
+            wait_for("the stalled read", || trap.inner.stalled() == 1);
+            goes.read_from(lun);
+            wait_for("the one that waits", || unit.gate.waiting() == 1);
+        }
+        // Its shard is kept, until both passes are there.
+        let held = spring.holds.lock();
+        goes.read_from(2);
+        wait_for("its shard", || spring.is_inside.load(Ordering::SeqCst));
+        on(1).inner.release();
+        on(2).inner.release();
+        assert_eq!(stays.status(), Ok(Some(0)));
+        assert_eq!(stays.status(), Ok(Some(0)));
+        let running = || (a.gate.running(), b.gate.running());
+        assert_eq!(running(), (1, 1));
+        spring.is_armed.store(true, Ordering::SeqCst);
+        drop(held);
+        let shards = &service.inner.control.shards;
+        let has_ended = || shards.iter().any(crate::message::ShardHandle::has_ended);
+        wait_for("the end of its shard", has_ended);
+        // The one that the shard went down with is lost; the other one goes on.
+        wait_for("the other pass", || matches!(running(), (1, 0) | (0, 1)));
+        spring.is_armed.store(false, Ordering::SeqCst);
+        let lun = u64::from(b.gate.running() == 0);
+        stays.read_from(lun);
+        assert_eq!(stays.status(), Ok(Some(0)));
+        assert_ne!(a.has_lost(), b.has_lost());
         runtime.block_on(service.shutdown()).unwrap();
     }
 }

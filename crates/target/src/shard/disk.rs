@@ -56,7 +56,11 @@ impl Shard {
     }
 
     pub(super) fn take_grants(&mut self) {
-        for Grant { waiter, pass } in self.board.take_grants() {
+        // Those that come meanwhile are for the next turn.
+        for _ in 0..self.board.grants() {
+            let Some(Grant { waiter, pass }) = self.board.take_grant() else {
+                return;
+            };
             let (index, generation) = parts_of(waiter.key);
             let current = self
                 .running
