@@ -11,7 +11,7 @@
 //! ([`devices::blocks`]), and cache modes go back. Publishing cannot fail: see [`crate::publish`].
 //!
 //! What an operator asks for (a configuration, loading, ejecting, clearing) is done one at a time,
-//! under the lock of the listeners, and runs to its end even when nobody waits for it any more: a
+//! in their turn (`Inner::operators`), and runs to its end even when nobody waits for it any more: a
 //! change that was published and never passed the barrier would be one that shards do not know of.
 
 use std::collections::BTreeMap;
@@ -149,7 +149,7 @@ impl Service {
         secrets: Secrets,
     ) -> Result<Prepared, ServiceError> {
         Self::check(&config, &|name| secrets.contains(name))?;
-        let held = Arc::clone(&self.inner.listeners).lock_owned().await;
+        let held = Arc::clone(&self.inner.operators).lock_owned().await;
         let before = self.shared().exports.load_full();
         for device in &config.devices {
             allowed(&before, device)?;

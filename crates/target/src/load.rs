@@ -46,7 +46,7 @@ impl Service {
     pub async fn load_device(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
-            let mut held = service.inner.listeners.lock().await;
+            let mut held = service.inner.operators.lock().await;
             Box::pin(service.load_alone(&name, &mut held, None)).await
         })
         .await
@@ -66,7 +66,7 @@ impl Service {
         };
         let service = self.clone();
         to_the_end(async move {
-            let turn = service.inner.listeners.lock();
+            let turn = service.inner.operators.lock();
             let Ok(mut held) = timeout(limits::OPERATORS_PATIENCE, turn).await else {
                 return Ok(Waiting::Still);
             };
@@ -353,7 +353,7 @@ impl Service {
     pub async fn eject_device(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
-            let _alone = service.inner.listeners.lock().await;
+            let _alone = service.inner.operators.lock().await;
             let unit = service.unit(&name)?;
             if !unit.published().removable {
                 let reason = "its medium cannot be taken out; the device is not removable";
@@ -376,7 +376,7 @@ impl Service {
     pub async fn clear_reservations(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
         to_the_end(async move {
-            let _alone = service.inner.listeners.lock().await;
+            let _alone = service.inner.operators.lock().await;
             let unit = service.unit(&name)?;
             let clear = scsi::change::clear_reservations;
             service.change_unit(&unit, clear).await

@@ -41,7 +41,7 @@ impl Service {
             }
         }
         let pending = std::mem::take(&mut ready.pending);
-        let mut held = self.inner.listeners.lock().await;
+        let mut held = self.inner.operators.lock().await;
         let published = self.publish(config, secrets, ready, &mut held).await;
         if let Err(error) = published {
             tracing::error!(%error, "at the start");
@@ -60,7 +60,7 @@ impl Service {
             tokio::time::sleep(limits::PORTAL_RETRY).await;
             let Some(inner) = inner.upgrade() else { return };
             let service = Self { inner };
-            let mut held = service.inner.listeners.lock().await;
+            let mut held = service.inner.operators.lock().await;
             if service.inner.stopping.load(Ordering::Acquire) {
                 return;
             }

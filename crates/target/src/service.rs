@@ -283,8 +283,9 @@ impl fmt::Debug for Service {
 pub(crate) struct Inner {
     pub(crate) control: Control,
     pub(crate) options: Options,
-    /// Held along everything that an operator asks for: one at a time.
-    pub(crate) listeners: Arc<tokio::sync::Mutex<Listeners>>,
+    /// The turn among operators: held along everything that one asks for. With it goes what the
+    /// portals listen on, which changes in no other way.
+    pub(crate) operators: Arc<tokio::sync::Mutex<Listeners>>,
     pub(crate) opens: Opens,
     started: Instant,
     kind: ring::DriverKind,
@@ -340,7 +341,7 @@ impl Service {
             inner: Arc::new(Inner {
                 control,
                 options,
-                listeners: Arc::default(),
+                operators: Arc::default(),
                 opens: Opens::default(),
                 started: clock(),
                 kind,

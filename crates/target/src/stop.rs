@@ -66,7 +66,7 @@ impl Service {
     pub async fn shutdown(&self) -> Result<(), Unfinished> {
         let bound = self.inner.options.drain_time;
         // A change under way comes to its end first, if it does.
-        let held = timeout(bound, self.inner.listeners.lock()).await;
+        let held = timeout(bound, self.inner.operators.lock()).await;
         self.inner.stopping.store(true, Ordering::Release);
         drop(held);
         let mut left = Unfinished::default();
