@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use api::config::{Backing, Device, Provisioning};
-use api::request::{DeviceChange, DeviceRemoval, NewDevice};
+use api::request::{DeviceChange, DeviceRemoval, NewBacking, NewDevice, NewImage};
 use api::view::{Applied, DeviceView, LunPlace, Task};
 use api::{Code, Problem};
 use axum::Json;
@@ -19,6 +19,9 @@ use super::{Answer, fresh, named};
 use crate::admin::{Admin, By, Changed, Deed, blocking};
 use crate::tasks::Running;
 use crate::trouble;
+
+/// Logical block size in bytes of an image or RAM disk where none is asked for.
+const BLOCK_SIZE: u32 = 512;
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<DeviceView>> {
     let document = &admin.current()?.document;
@@ -84,9 +87,9 @@ pub(super) async fn add(
 ) -> Answer<Task> {
     // An image takes a while, and is not made for a change that will be refused.
     admin.expected(&by)?;
-    let existing = new.existing;
+    let existing = matches!(&new.backing, NewBacking::Image(image) if image.existing);
     let foreseen = admin.look(move |admin| {
-        let device = completed(admin, new.device, existing)?;
+        let device = completed(admin, new)?;
         foresee(admin, &device)?;
         Ok(device)
     });
@@ -174,31 +177,67 @@ async fn remove_unused(admin: &Admin, path: PathBuf, file: FileId) {
     }
 }
 
-/// Fills in what the request leaves to the service. Looks at the disk.
-fn completed(admin: &Admin, mut device: Device, existing: bool) -> Result<Device, Problem> {
-    if let Backing::Image { path, size, .. } = &mut device.backing {
-        if path.as_os_str().is_empty() {
+/// The device that a request wants. Looks at the disk.
+fn completed(admin: &Admin, new: NewDevice) -> Result<Device, Problem> {
+    let backing = match new.backing {
+        NewBacking::Image(image) => completed_image(admin, &new.name, image)?,
+        NewBacking::Block {
+            path,
+            block_size,
+            read_only,
+        } => Backing::Block {
+            path,
+            block_size,
+            read_only,
+        },
+        NewBacking::Ram { size, block_size } => Backing::Ram {
+            size,
+            block_size: block_size.unwrap_or(BLOCK_SIZE),
+        },
+        NewBacking::Iso { path } => Backing::Iso { path },
+    };
+    let usual = Device::new(new.name, backing);
+    Ok(Device {
+        cache: new.cache.unwrap_or(usual.cache),
+        removable: new.removable.unwrap_or(usual.removable),
+        asynchronous: new.asynchronous.unwrap_or(usual.asynchronous),
+        queue_depth: new.queue_depth.unwrap_or(usual.queue_depth),
+        physical_blocks: new.physical_blocks.unwrap_or(usual.physical_blocks),
+        ..usual
+    })
+}
+
+fn completed_image(admin: &Admin, name: &str, image: NewImage) -> Result<Backing, Problem> {
+    let path = match image.path {
+        Some(path) => path,
+        None => {
             // The name becomes a file name, so it is looked at before the settings' own check.
-            if device.name.is_empty() || device.name.contains('/') || device.name.starts_with('.') {
-                return Err(Problem::new(
-                    Code::InvalidRequest,
-                    format!("`{}` is no name for a device", device.name),
-                )
-                .next("at most 64 bytes, without `/` and not starting with `.`"));
+            if name.is_empty() || name.contains('/') || name.starts_with('.') {
+                let what = format!("`{name}` is no name for a device");
+                return Err(Problem::new(Code::InvalidRequest, what)
+                    .next("at most 64 bytes, without `/` and not starting with `.`"));
             }
-            *path = admin
-                .data_dir()
-                .images()?
-                .join(format!("{}.img", device.name));
+            admin.data_dir().images()?.join(format!("{name}.img"))
         }
-        if existing {
-            let have = provision::image_size(path).map_err(|error| trouble::provision(&error))?;
-            if *size == 0 {
-                *size = have;
-            }
+    };
+    let have = match image.existing {
+        true => {
+            let have = provision::image_size(&path);
+            Some(have.map_err(|error| trouble::provision(&error))?)
         }
-    }
-    Ok(device)
+        false => None,
+    };
+    let size = image.size.or(have).ok_or_else(|| {
+        let what = format!("how large is image {name} to be?");
+        Problem::new(Code::InvalidRequest, what).next("give its size")
+    })?;
+    Ok(Backing::Image {
+        path,
+        size,
+        provisioning: image.provisioning,
+        block_size: image.block_size.unwrap_or(BLOCK_SIZE),
+        read_only: image.read_only,
+    })
 }
 
 /// Finds what would make the change fail, before anything is made for it. Looks at the disk.
@@ -417,6 +456,7 @@ mod tests {
     use api::config::CacheMode;
 
     use super::*;
+    use crate::admin::waiting::tests::{by, serving};
 
     fn image() -> Device {
         serde_json::from_str(r#"{"name":"d","kind":"image","path":"/d.img","size":1048576}"#)
@@ -490,5 +530,81 @@ mod tests {
             insert(&mut document, image()).unwrap_err().code,
             Code::AlreadyExists
         );
+    }
+
+    /// The events so far: code, message, next step.
+    fn told(admin: &Admin) -> Vec<(String, String, String)> {
+        let events = admin.events().query(&events::Filter::default());
+        let line = |event: events::Event| {
+            let next_step = event.next_step.unwrap_or_default();
+            (event.code, event.message, next_step)
+        };
+        events.into_iter().map(line).collect()
+    }
+
+    #[tokio::test]
+    async fn what_became_of_a_device_s_file_is_recorded_once_it_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let admin = serving(&directory.path().join("data")).await;
+        let file = directory.path().join("d.img");
+        let made = provision::create_image(&file, 1 << 20, Provisioning::Thin, &mut |_, _| true);
+        let made = made.unwrap();
+        let mut device = image();
+        let Backing::Image { path, .. } = &mut device.backing else {
+            panic!("{device:?}");
+        };
+        path.clone_from(&file);
+        let add = admin.edit(by(), "add".to_owned(), |document| insert(document, device));
+        add.await.unwrap();
+        let how = DeviceRemoval { delete_file: true };
+        let removed = remove(
+            State(admin.clone()),
+            Names("d".to_owned()),
+            by(),
+            Params(how),
+        );
+        let Json(Applied { .. }) = removed.await.unwrap();
+        assert!(!file.exists());
+        let path = file.display();
+        let events = told(&admin);
+        let lines: Vec<_> = events
+            .iter()
+            .map(|(code, text, _)| (&**code, &**text))
+            .collect();
+        let deleted = format!("test deleted the file of device d: {path}");
+        assert_eq!(
+            lines[1..],
+            [
+                (
+                    "settings-changed",
+                    "test changed the settings: remove device d"
+                ),
+                ("file-deleted", &deleted),
+            ]
+        );
+
+        // Where it cannot be deleted, that is what is recorded, and what the answer says.
+        std::fs::write(&file, "another").unwrap();
+        let problem = delete(&admin, &by(), "d", file.clone(), made)
+            .await
+            .unwrap_err();
+        assert!(
+            problem.what.contains("removed, but not all of its file"),
+            "{problem}"
+        );
+        assert!(
+            problem.next_step.contains("cannot be repeated"),
+            "{problem}"
+        );
+        let (code, text, next_step) = told(&admin).pop().unwrap();
+        assert_eq!(
+            (&*code, text, next_step),
+            ("file-not-deleted", problem.what, problem.next_step)
+        );
+        assert!(file.exists());
+        admin
+            .stop(crate::admin::StopBounds::default())
+            .await
+            .unwrap();
     }
 }
