@@ -208,15 +208,7 @@ impl Control {
                 unit,
                 nexus,
                 shard,
-            } => {
-                let result = record(&unit, &nexus).await;
-                let done = ShardMessage::Recorded {
-                    unit,
-                    nexus,
-                    result,
-                };
-                self.send(shard, done).await;
-            }
+            } => self.record(unit, nexus, shard).await,
             ControlRequest::Told {
                 place: _place,
                 unit,
@@ -289,6 +281,16 @@ impl Control {
         self.note(unit, nexus, &applied);
         let done = self.carry_out(unit, durable, applied, Some(reply)).await;
         done.map_err(Response::from)
+    }
+
+    async fn record(&self, unit: Arc<LogicalUnit>, nexus: Nexus, shard: usize) {
+        let result = record(&unit, &nexus).await;
+        let done = ShardMessage::Recorded {
+            unit,
+            nexus,
+            result,
+        };
+        self.send(shard, done).await;
     }
 
     /// What a nexus without a session held by RESERVE(6) or PREVENT goes. A nexus that has come back
