@@ -1,4 +1,4 @@
-"""A disk under a LUN that does not answer: all others go on, and nothing of it is lost or comes late."""
+"""Disks that do not answer: under a LUN, and under the service's own data directory. All others go on."""
 
 from __future__ import annotations
 
@@ -196,6 +196,47 @@ def test_disk_that_does_not_answer_is_removed(context: Context) -> None:
 def _created(stuck: Stuck) -> bool:
     try:
         stuck.cli.create_device(stuck.device)
+    except CommandFailed:
+        return False
+    return True
+
+
+@case(seconds=240, needs=("sanctum", "aptpl"))
+def test_data_directory_that_does_not_answer(context: Context) -> None:
+    """Listings, logins and the LUNs whose images lie elsewhere go on; a change is there whole or not at all."""
+    place = Freezable(context)
+    context = own(context, place.path / "data")
+    cli = sanctum(context).cli
+    target = serve(context, Target(ports.iqn("elsewhere"), (Lun(1, _elsewhere(context)),)))
+    bystander = log_in(context, target)
+    place.freeze()
+    _others_go_on(context, bystander, target)
+    words = ("target", "update", target.name, "--alias", "changed")
+    with ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(cli.run, *words, seconds=_STOPPED_WITHIN + 60)
+        # More than once: with each of them something may be left waiting that is needed.
+        for _ in range(4):
+            _others_go_on(context, bystander, target)
+        _terminate(context)
+        place.thaw()
+        _reap(context)
+        promised = _succeeded(changing)
+    context.server.start()
+    alias = cli.run("target", "show", target.name).get("alias")
+    expect(alias in (["changed"] if promised else [None, "changed"]), f"alias {alias} after a change ({promised=})")
+    bystander = log_in(context, target)
+    _others_go_on(context, bystander, target)
+    cli.run("target", "update", target.name, "--alias", "well")
+    expect_equal(cli.run("target", "show", target.name)["alias"], "well", "a change in the end")
+
+
+def _elsewhere(context: Context) -> Device:
+    return Device(ports.unique("elsewhere"), 16 * MIB, path=context.directory / "elsewhere.img")
+
+
+def _succeeded(change: Future[Any]) -> bool:
+    try:
+        change.result(60)
     except CommandFailed:
         return False
     return True
