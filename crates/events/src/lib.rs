@@ -25,11 +25,11 @@
 //! # Sketch
 //!
 //! `record` takes the store's one lock, asks the rate limit (only for events an outsider can
-//! provoke), pushes into a ring of [`limits::MEMORY_EVENTS`], and wakes the writer and the followers.
-//! It never waits for the disk, and no more does any question: the lock is not held over its work.
-//! The writer, a thread of the store's own, appends one JSON line an event to `events.jsonl` (into
-//! the page cache, no sync). Neither it nor a follower has a queue of its own: each is a position in
-//! the ring, so that a slow one costs nothing and learns how many it missed.
+//! provoke), pushes into a ring of [`limits::MEMORY_EVENTS`], and wakes the writer and the
+//! followers. It never waits for the disk, and no more does any question: the lock is not held over
+//! its work. The writer, a thread of the store's own, appends one JSON line an event to
+//! `events.jsonl` (into the page cache, no sync). Neither it nor a follower has a queue of its own:
+//! each is a position in the ring, so that a slow one costs nothing and learns how many it missed.
 //!
 //! What can fail between two steps:
 //! - Process killed: lines that were written survive; what was recorded in the last moments, before

@@ -1,5 +1,5 @@
-//! The store: one lock around the ring, the rate limit and the followers, never held over the disk's
-//! work. What writes is in [`crate::writer`].
+//! The store: one lock around the ring, the rate limit and the followers, never held over the
+//! disk's work. What writes is in [`crate::writer`].
 
 use std::path::Path;
 use std::sync::Arc;

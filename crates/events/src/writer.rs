@@ -213,7 +213,8 @@ fn save(
     let mut last = state.progress.saved_id + gone;
     let mut lines = Vec::new();
     for event in state.ring.after(last) {
-        // Numbers and text always have a line; were there none, the next ones should not wait for it.
+        // Numbers and text always have a line; were there none, the next ones should not wait for
+        // it.
         let mut line = serde_json::to_vec(event).unwrap_or_default();
         line.push(b'\n');
         if !lines.is_empty() && lines.len() + line.len() > limits::BATCH_BYTES {

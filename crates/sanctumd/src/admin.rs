@@ -11,9 +11,10 @@
 //! no account of it names them. They are staged with it, and in force with it.
 //!
 //! A change runs as a task of its own, so that a client that goes away in the middle cannot leave
-//! it half made. Nothing here waits for a disk where requests are served: what a change looks at has
-//! a bound ([`Admin::look`]), what it writes goes on to its end on a thread of its own. When the process ends between the activation and the data path's commit, the next
-//! start serves the new settings; nobody was told so, as with a power cut on any disk.
+//! it half made. Nothing here waits for a disk where requests are served: what a change looks at
+//! has a bound ([`Admin::look`]), what it writes goes on to its end on a thread of its own. When
+//! the process ends between the activation and the data path's commit, the next start serves the
+//! new settings; nobody was told so, as with a power cut on any disk.
 
 pub(crate) mod waiting;
 
@@ -548,8 +549,8 @@ impl Admin {
         let admin = self.clone();
         let staged = blocking(move || {
             admin.change_secrets(|stored| {
-                // Secrets of the change before this one, where the disk did not take them then: they
-                // belong to settings that this change replaces.
+                // Secrets of the change before this one, where the disk did not take them then:
+                // they belong to settings that this change replaces.
                 stored.finish().map_err(|error| trouble::secrets(&error))?;
                 let settings = admin.store().stage(plan, &who, &why);
                 let settings = settings.map_err(|error| trouble::stage(&error))?;

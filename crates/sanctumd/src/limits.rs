@@ -59,7 +59,10 @@ pub(crate) const LOOK_TIME_MAX: Duration = Duration::from_secs(20);
 pub(crate) const CHANGE_END_MAX: Duration = Duration::from_secs(5);
 
 /// Time for the data path to end at a stop: somewhat more than its own bounds (`target::limits`:
-/// twice `DRAIN_TIME_MAX`, and `FLUSH_TIME_MAX`).
+/// twice `DRAIN_TIME_MAX`, and `FLUSH_TIME_MAX`). A whole stop takes at most this,
+/// [`CHANGE_END_MAX`], [`EVENTS_SYNC_MAX`], [`REQUESTS_END_MAX`] three times and
+/// [`LEAVE_TIME_MAX`] four times, whatever the disks do; some seconds when those of the devices
+/// answer.
 pub(crate) const STOP_TIME_MAX: Duration = Duration::from_secs(80);
 
 /// Time for the last events to reach the disk at a stop.

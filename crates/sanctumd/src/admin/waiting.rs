@@ -11,9 +11,9 @@ use super::Admin;
 use crate::{limits, trouble};
 
 impl Admin {
-    /// Looks at what lies on a disk, or at what else takes a while, on a thread that may wait for it:
-    /// so many at once, and no longer than a bound. Past it the thread is left behind, so `work` must
-    /// not change anything.
+    /// Looks at what lies on a disk, or at what else takes a while, on a thread that may wait for
+    /// it: so many at once, and no longer than a bound. Past it the thread is left behind, so
+    /// `work` must not change anything.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Problem> + Send + 'static,
@@ -63,8 +63,8 @@ impl Admin {
         }
     }
 
-    /// Ends what runs: tasks and a change in progress, then the data path. What does not end is left
-    /// behind: the disk of the data directory may not answer while those of the devices do.
+    /// Ends what runs: tasks and a change in progress, then the data path. What does not end is
+    /// left behind: the disk of the data directory may not answer while those of the devices do.
     ///
     /// # Errors
     /// What did not end within its bound.
@@ -109,9 +109,9 @@ fn not_stopped(what: &str, bound: Duration) -> Problem {
     Problem::new(Code::TimedOut, text).next("look at the system log for what the host's disks do")
 }
 
-/// Runs what waits for a disk to its end, where it does not hold up requests. Only for what is held to
-/// a number otherwise (a change, of which there is one at a time; tasks) or only computes. All else
-/// looks ([`Admin::look`]).
+/// Runs what waits for a disk to its end, where it does not hold up requests. Only for what is held
+/// to a number otherwise (a change, of which there is one at a time; tasks) or only computes. All
+/// else looks ([`Admin::look`]).
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {

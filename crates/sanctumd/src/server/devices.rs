@@ -163,8 +163,8 @@ fn user_of<'a>(document: &'a Document, path: &Path) -> Option<&'a str> {
     Some(&device.name)
 }
 
-/// Removes an image that was made for a device, unless a device in force uses it: another request can
-/// have added it under another name since. When that cannot be told, it may be.
+/// Removes an image that was made for a device, unless a device in force uses it: another request
+/// can have added it under another name since. When that cannot be told, it may be.
 async fn remove_unused(admin: &Admin, path: PathBuf, file: FileId) {
     let made = path.clone();
     let used = admin.look(move |admin| Ok(user_of(&admin.current()?.document, &made).is_some()));
@@ -353,8 +353,8 @@ fn take(
     }
 }
 
-/// Which file is the device's own; looks at the disk. Who may write to its directory can have put another one, or a
-/// link to one, in its place.
+/// Which file is the device's own; looks at the disk. Who may write to its directory can have put
+/// another one, or a link to one, in its place.
 fn recognised(service: &Service, name: &str, path: PathBuf) -> Result<(PathBuf, FileId), Problem> {
     let refused = |why: &str| {
         Problem::new(
@@ -375,8 +375,8 @@ fn recognised(service: &Service, name: &str, path: PathBuf) -> Result<(PathBuf, 
     Ok((path, file))
 }
 
-/// Removes an image and what lies beside it, and records what came of it. No device in force uses it
-/// any more.
+/// Removes an image and what lies beside it, and records what came of it. No device in force uses
+/// it any more.
 async fn delete(
     admin: &Admin,
     by: &By,
