@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::Secret;
-use crate::config::{AccessRule, CacheMode, ChapAlgorithm, Device};
+use crate::config::{AccessRule, CacheMode, ChapAlgorithm, Provisioning};
 
 /// Query of every changing request.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -70,17 +70,83 @@ pub struct LunChange {
     pub read_only: bool,
 }
 
-/// A device to add.
+/// A device to add; what is absent is as the settings have it by default.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct NewDevice {
-    /// The device. An image with an empty path lies in the service's own image directory; an
-    /// existing image with size 0 keeps the size of its file.
-    pub device: Device,
-    /// The image file is there already and keeps its contents. Otherwise it is made, and must not
-    /// be there. Means nothing for other kinds.
-    #[serde(default)]
+    /// Name.
+    pub name: String,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub backing: NewBacking,
+    /// Cache mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheMode>,
+    /// Told to initiators as removable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removable: Option<bool>,
+    /// Several operations at once, or one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asynchronous: Option<bool>,
+    /// Operations at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_depth: Option<u16>,
+    /// Tell initiators of physical blocks larger than the logical ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_blocks: Option<bool>,
+}
+
+/// What a device to add is made of.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum NewBacking {
+    /// An image file.
+    Image(NewImage),
+    /// A physical disk, partition or volume.
+    Block {
+        /// The device node.
+        path: PathBuf,
+        /// Logical block size told to initiators; the disk's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        block_size: Option<u32>,
+        /// Refuse writes.
+        #[serde(default)]
+        read_only: bool,
+    },
+    /// Memory.
+    Ram {
+        /// Size in bytes.
+        size: u64,
+        /// Logical block size in bytes; 512 when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        block_size: Option<u32>,
+    },
+    /// An ISO image as a read-only optical drive.
+    Iso {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// An image file to make, or one that is there.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
+pub struct NewImage {
+    /// The file; `NAME.img` in the service's own image directory when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Size in bytes; when absent that of the file, which must be there then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The file is there already and keeps its contents. Otherwise it is made, and must not be
+    /// there.
     pub existing: bool,
+    /// Thin, or all space reserved.
+    pub provisioning: Provisioning,
+    /// Logical block size in bytes; 512 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<u32>,
+    /// Refuse writes.
+    pub read_only: bool,
 }
 
 /// What to change of a device; what is absent stays.

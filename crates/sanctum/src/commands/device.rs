@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use api::config::{Backing, CacheMode, Device, Provisioning};
-use api::request::{DeviceChange, DeviceRemoval, NewDevice};
+use api::config::{Backing, CacheMode, Provisioning};
+use api::request::{DeviceChange, DeviceRemoval, NewBacking, NewDevice, NewImage};
 use api::view::{DeviceInfo, DeviceState, DeviceView};
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
@@ -324,32 +324,33 @@ impl Create {
                 common,
             } => {
                 let path = absolute(&path)?;
-                Ok(common.device(
-                    name,
-                    Backing::Block {
-                        path,
-                        block_size,
-                        read_only,
-                    },
-                ))
+                let block = NewBacking::Block {
+                    path,
+                    block_size,
+                    read_only,
+                };
+                Ok(common.device(name, block))
             }
             Self::Ram {
                 name,
                 size,
                 block_size,
                 common,
-            } => Ok(common.device(name, Backing::Ram { size, block_size })),
+            } => {
+                let block_size = Some(block_size);
+                Ok(common.device(name, NewBacking::Ram { size, block_size }))
+            }
             Self::Iso { name, path } => {
-                let common = Common {
-                    removable: true,
-                    ..Common::default()
-                };
-                Ok(common.device(
+                let path = absolute(&path)?;
+                Ok(NewDevice {
                     name,
-                    Backing::Iso {
-                        path: absolute(&path)?,
-                    },
-                ))
+                    backing: NewBacking::Iso { path },
+                    cache: None,
+                    removable: Some(true),
+                    asynchronous: None,
+                    queue_depth: None,
+                    physical_blocks: None,
+                })
             }
         }
     }
@@ -357,47 +358,28 @@ impl Create {
 
 impl Image {
     fn into_device(self) -> Result<NewDevice, Failure> {
-        let path = self.path.as_deref().map(absolute).transpose()?;
-        let backing = Backing::Image {
-            path: path.unwrap_or_default(),
-            size: self.size.unwrap_or(0),
+        let image = NewImage {
+            path: self.path.as_deref().map(absolute).transpose()?,
+            size: self.size,
+            existing: self.existing,
             provisioning: self.provisioning.into(),
-            block_size: self.block_size,
+            block_size: Some(self.block_size),
             read_only: self.read_only,
         };
-        Ok(NewDevice {
-            existing: self.existing,
-            ..self.common.device(self.name, backing)
-        })
+        Ok(self.common.device(self.name, NewBacking::Image(image)))
     }
 }
 
 impl Common {
-    fn device(self, name: String, backing: Backing) -> NewDevice {
-        let device = Device {
+    fn device(self, name: String, backing: NewBacking) -> NewDevice {
+        NewDevice {
             name,
             backing,
-            cache: self.cache.into(),
-            removable: self.removable,
-            asynchronous: self.asynchronous,
-            queue_depth: self.queue_depth,
-            physical_blocks: self.physical_blocks,
-        };
-        NewDevice {
-            device,
-            existing: false,
-        }
-    }
-}
-
-impl Default for Common {
-    fn default() -> Self {
-        Self {
-            cache: Mode::None,
-            removable: false,
-            asynchronous: true,
-            queue_depth: limits::DEPTH_DEFAULT,
-            physical_blocks: true,
+            cache: Some(self.cache.into()),
+            removable: Some(self.removable),
+            asynchronous: Some(self.asynchronous),
+            queue_depth: Some(self.queue_depth),
+            physical_blocks: Some(self.physical_blocks),
         }
     }
 }
@@ -413,7 +395,7 @@ async fn add(context: &Context, device: NewDevice) -> Result<(), Failure> {
     let task = progress::follow(&context.client, task).await?;
     context
         .output
-        .done(&task, &format!("device {} added", device.device.name))
+        .done(&task, &format!("device {} added", device.name))
 }
 
 async fn change(context: &Context, name: &str, to: &DeviceChange) -> Result<(), Failure> {
@@ -608,7 +590,7 @@ mod tests {
         }
         .into_device()
         .unwrap();
-        assert!(new.device.removable);
-        assert!(new.device.backing.path().unwrap().is_absolute());
+        assert_eq!(new.removable, Some(true));
+        assert!(matches!(new.backing, NewBacking::Iso { path } if path.is_absolute()));
     }
 }

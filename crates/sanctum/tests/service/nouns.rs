@@ -504,14 +504,17 @@ fn portals() {
     let site = Site::new();
     let service = site.start();
     let port = free_port();
+    // An address of its own: another test may take the port of 127.0.0.1 once it is free.
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let address = std::net::Ipv4Addr::new(127, 64 | (a & 63), b, c | 1);
     service
-        .run(&format!("portal add second 127.0.0.1:{port}"))
+        .run(&format!("portal add second {address}:{port}"))
         .ok();
-    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    std::net::TcpStream::connect((address, port)).unwrap();
     service.run("portal disable second").ok();
-    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    std::net::TcpStream::connect((address, port)).unwrap_err();
     service.run("portal enable second").ok();
-    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    std::net::TcpStream::connect((address, port)).unwrap();
     let listed = service.json("portal list");
     assert_eq!(
         (&listed[1]["listening"], &listed[1]["enabled"]),
@@ -527,7 +530,7 @@ fn portals() {
         .run(&format!("target update {} --portal=", site.target()))
         .ok();
     service.run("portal remove second").ok();
-    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    std::net::TcpStream::connect((address, port)).unwrap_err();
 }
 
 #[test]
