@@ -2,7 +2,8 @@
 """Runs the foreign-peer suites: `tests/run.py [options] SUITE...`.
 
 Suites: `wire` (our own Python initiator), `libiscsi` (its conformance program), `qemu_tools` (iscsi-ls, qemu-img),
-`guest` (a Linux guest with open-iscsi under QEMU), `soak` (our load generator, verifying). The closing line counts cases.
+`guest` (a Linux guest with open-iscsi under QEMU), `soak` (our load generator, verifying). The closing line counts
+cases.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class Guest:
         self.until("iscsiadm -m session >/tmp/s 2>&1 || grep -q 'No active' /tmp/s")
 
     def log_in(self, target: str, port: int, settings: dict[str, str] | None = None, seconds: float = 40.0) -> Done:
-        """Makes a node record without discovery (the target names an address that the guest cannot reach) and logs in."""
+        """Makes a node record without discovery (the target names an address that the guest cannot reach), logs in."""
         node = f"iscsiadm -m node -T {target} -p {HOST}:{port}"
         self.run(f"{node} -o new").good()
         for name, value in (settings or {}).items():

@@ -38,7 +38,7 @@ def _under_kill(context: Context, guest: Guest, places: list[str], first: int, c
 
 @case(seconds=300, needs=("chap-md5",))
 def test_ext4_over_chap_survives_kill(context: Context) -> None:
-    """In each cache mode: CHAP, mkfs, files with a sync under kill -9, files before a sync of all, kill -9, every file checked."""
+    """In each cache mode: CHAP, mkfs, files synced one by one under kill -9 or all before it, each checked."""
     account = Account("guest", "secret-of-guest1")
     mutual = Account("portal", "secret-of-portal") if "chap-mutual" in context.server.abilities else None
     modes = ("none", "write-through", "write-back") if "cache-modes" in context.server.abilities else ("none",)

@@ -94,8 +94,8 @@ def _read_back(context: Context, target: str, writer: Writer) -> bytes:
 def test_acknowledged_writes_survive_kill(context: Context) -> None:
     """Writers on LUNs of every cache mode; the target dies twice under them; every slot is checked at the end.
 
-    A process that dies takes nothing along that it acknowledged (it was on the disk, or in the page cache of a host that
-    lives). What a sync covers is checked as a claim of its own, with syncs that were answered after the first kill.
+    A process that dies takes nothing along that it acknowledged (it was on the disk, or in the page cache of a host
+    that lives). What a sync covers is checked as a claim of its own, with syncs that were answered after the first kill.
     """
     server = context.server
     modes = ("none", "write-through", "write-back") if "cache-modes" in server.abilities else ("none",)

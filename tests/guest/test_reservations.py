@@ -29,7 +29,7 @@ def _log_in(guest: Guest, name: str, port: int) -> None:
 
 @case(seconds=180, needs=("reservations",))
 def test_preempted_guest_cannot_write(context: Context) -> None:
-    """Write Exclusive - Registrants Only moves from one guest to the other; the one that lost it reads but writes no more."""
+    """Write Exclusive - Registrants Only moves from one guest to the other; who lost it reads but writes no more."""
     name = ports.iqn("fence")
     number = 1 if context.server.kind == "tgt" else 0
     target = Target(name, (Lun(number, Device("fence")),))

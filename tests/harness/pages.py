@@ -17,7 +17,7 @@ class CannotTell(Exception):
 
 
 def unstable(path: Path) -> set[int]:
-    """The pages of a file that are dirty or being written. The kernel notes that by folio, so neighbours may be in it."""
+    """The pages of a file that are dirty or being written, noted by folio: neighbours may be among them."""
     size = path.stat().st_size
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p

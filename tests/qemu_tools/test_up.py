@@ -1,4 +1,4 @@
-"""`cargo xtask up` from nothing to a LUN that iscsi-ls and qemu-img use; a second start keeps everything (acceptance 1)."""
+"""`cargo xtask up` from nothing to a LUN that iscsi-ls and qemu-img use; a second start keeps everything."""
 
 from __future__ import annotations
 

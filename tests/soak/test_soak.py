@@ -28,9 +28,9 @@ from wire.support import calm, disk, log_in, read, resident, sanctum
 
 _SECONDS = int(os.environ.get("SANCTUM_SOAK_SECONDS", "60"))
 _SIZE = 64 * MIB
-#: From the third quarter of a run to the last its memory may still settle in a minute, and must be flat in a long one. Both
-#: lie behind the grow; in an hour a fourth of it has some 1800 logins and millions of commands, so 2 KiB lost in each login, or
-#: one byte in each command, are seen.
+#: From the third quarter of a run to the last its memory may still settle in a minute, and must be flat in a long one.
+#: Both lie behind the grow; in an hour a fourth of it has some 1800 logins and millions of commands, so 2 KiB lost in
+#: each login, or one byte in each command, are seen.
 _GROWTH_MAX_KIB = 16 * 1024 if _SECONDS < 600 else 4 * 1024
 #: From the first quarter to the last, in a run of any length.
 _GROWTH_ALL_MAX_KIB = 16 * 1024
@@ -146,7 +146,7 @@ def test_soak(context: Context) -> None:
     quarter = len(samples) // 4
     # Medians, since one sample says little.
     first, _, third, last = (statistics.median(samples[at * quarter : (at + 1) * quarter]) for at in range(4))
-    expect(last - first < _GROWTH_ALL_MAX_KIB, f"memory grew from {first} KiB in the first quarter to {last} in the last")
+    expect(last - first < _GROWTH_ALL_MAX_KIB, f"memory grew from {first} KiB in the first quarter to {last}")
     expect(last - third < _GROWTH_MAX_KIB, f"memory grew from {third} KiB in the third quarter to {last} in the last")
     memory = ", ".join(f"{kib / 1024:.1f}" for kib in (first, third, last))
     _note(context, report, f"{_SECONDS} s, {memory} MiB resident in the first, third and last quarter")

@@ -185,7 +185,7 @@ def test_rules_by_pattern_network_and_portal(context: Context) -> None:
 
 @case(needs=("access",))
 def test_read_only_rule(context: Context) -> None:
-    """A read-only initiator reads; each kind of write is refused with WRITE PROTECTED, and it is told so by MODE SENSE."""
+    """A read-only initiator reads; each kind of write is refused with WRITE PROTECTED, and MODE SENSE says so."""
     reader = ports.iqn("reader")
     target = serve(context, simple("ro", access=(Rule(initiator=reader, action="read-only"), Rule())))
     full, limited = log_in(context, target), log_in(context, target, reader)
@@ -272,8 +272,8 @@ def test_one_at_a_time(context: Context) -> None:
     """With "allow multiple" off a second initiator is refused; the first may come back by its other ports or again."""
     target = serve(context, simple("single", allow_multiple=False))
     first = log_in(context, target)
-    # Class 3, out of resources: the initiator is in order and may try again later. (0206h speaks of the connections of one
-    # session, class 2 would tell it to stop trying.)
+    # Class 3, out of resources: the initiator is in order and may try again later. (0206h speaks of the connections of
+    # one session, class 2 would tell it to stop trying.)
     expect_equal(refused(context, options(target.name)), 0x0302, "status for a second initiator")
     log_in(context, target, first.options.initiator, isid=first.options.isid)
     log_in(context, target, first.options.initiator)
@@ -302,7 +302,7 @@ def test_slot_is_free_after_the_first_left(context: Context) -> None:
 
 @case(seconds=60, needs=("hot-change",))
 def test_portal_off_and_on(context: Context) -> None:
-    """A portal that is disabled takes no connections and ends its sessions; enabled it serves again; others do not notice."""
+    """A disabled portal takes no connections and ends its sessions; enabled it serves again; others do not notice."""
     server = sanctum(context)
     target = serve(context, simple("portal"))
     port, name = ports.free_port(), ports.unique("gate")

@@ -23,7 +23,7 @@ def _served(context: Context, loop: Loop, **more: object) -> Target:
 
 @case(needs=("sanctum",))
 def test_physical_disk_is_grown_online(context: Context) -> None:
-    """`device load` takes the new size: CAPACITY DATA HAS CHANGED for everybody, the new part serves, the old is as it was."""
+    """`device load` takes the new size: CAPACITY DATA HAS CHANGED for all, the new part serves, the old is as before."""
     server = sanctum(context)
     loop = Loop(context, 16 * MIB)
     target = _served(context, loop)
@@ -51,7 +51,7 @@ def test_physical_disk_is_grown_online(context: Context) -> None:
 
 @case(seconds=60, needs=("sanctum",))
 def test_physical_disk_keeps_its_identity(context: Context) -> None:
-    """The disk holds nothing but the initiators' blocks; identity and contents are there after kill -9, in each cache mode."""
+    """The disk holds the initiators' blocks alone; identity and contents outlive kill -9, in each cache mode."""
     server = sanctum(context)
     loop = Loop(context, 16 * MIB)
     target = _served(context, loop)

@@ -32,7 +32,7 @@ def _await_attention(session: Session, code: tuple[int, int], lun: int | None = 
 
 @case(needs=("hot-change",))
 def test_grow_tells_everybody(context: Context) -> None:
-    """A device grows online: CAPACITY DATA HAS CHANGED on every session, the new blocks read as zero and take writes."""
+    """A device grows online: CAPACITY DATA HAS CHANGED on every session, new blocks read as zero and take writes."""
     target = disk(context, size=16 * MIB)
     sessions = [log_in(context, target) for _ in range(3)]
     device = target.luns[0].device
@@ -211,7 +211,7 @@ def test_write_back_survives_the_process(context: Context) -> None:
 
 @case(seconds=60, needs=("cache-modes",))
 def test_what_is_said_to_be_stable_is(context: Context) -> None:
-    """After a flush, a FUA write, and each write of a mode without a volatile cache, nothing is in the host's memory alone."""
+    """After a flush, a FUA write, and each write of a mode without a volatile cache, nothing is in memory alone."""
     try:
         pages.check_usable(context.directory)
     except pages.CannotTell as reason:

@@ -102,7 +102,7 @@ def test_commands_are_delivered_in_order_of_cmd_sn(context: Context) -> None:
         session.pump(0.5)
         raise AssertionError("a command after a hole was answered")
     except (Silent, Closed):
-        # On the one connection of a session the missing command cannot come any more: waiting and ending it are both right.
+        # On a session's one connection the missing command cannot come any more: waiting and ending it are both right.
         pass
     alive(context, target)
 

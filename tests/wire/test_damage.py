@@ -113,7 +113,7 @@ def test_damaged_settings_and_secrets(context: Context) -> None:
 
 @case(needs=("sanctum",))
 def test_secrets_that_others_can_read(context: Context) -> None:
-    """With a secrets file (or the directory it is in) that others may use the service does not start, and says the command."""
+    """With a secrets file (or its directory) that others may use the service does not start, and says the command."""
     server = sanctum(context)
     target = disk(context)
     server.stop()
@@ -214,7 +214,7 @@ def test_damaged_document_beside_an_image(context: Context) -> None:
 
 @case(seconds=60, needs=("sanctum",))
 def test_image_that_is_too_short(context: Context) -> None:
-    """An image cut while the service was down: its LUN is not ready and named, the rest serves, repair brings it back."""
+    """An image cut while the service was down: its LUN is not ready and named, the rest serves, a repair helps."""
     server = sanctum(context)
     short, whole = disk(context, stem="short"), disk(context, stem="whole")
     session = log_in(context, short)

@@ -44,7 +44,7 @@ def _guarded(context: Context, *words: str) -> None:
 
 @case(needs=("sanctum",))
 def test_discovery_asks_for_a_proof(context: Context) -> None:
-    """No CHAP, a wrong secret, a wrong user, an account of somebody else: refused. The right one is told the targets."""
+    """No CHAP, a wrong secret, a wrong user, another's account: refused. The right one is told the targets."""
     target = serve(context, simple("guarded"))
     expect(target.name in _shown(context, None), "without the setting everybody may ask")
     _guarded(context)

@@ -88,9 +88,8 @@ def test_disk_runs_full_during_a_preallocation(context: Context) -> None:
     write(session, 0, data).good()
     before = sorted(path.name for path in place.iterdir())
     name, image = ports.unique("large"), place / "large.img"
-    _no_space(
-        context, "device", "create", "image", name, "--path", str(image), "--size", str(64 * MIB), "--provisioning", "preallocated"
-    )
+    create = ("device", "create", "image", name, "--path", str(image), "--provisioning", "preallocated", "--size")
+    _no_space(context, *create, str(64 * MIB))
     expect_equal(sorted(path.name for path in place.iterdir()), before, "files after a preallocation without space")
     expect(name not in [entry["name"] for entry in cli.run("device", "list")], "the device is listed")
     # A preallocated image that cannot grow keeps its size, for its file and for the initiators.
@@ -99,7 +98,7 @@ def test_disk_runs_full_during_a_preallocation(context: Context) -> None:
     expect_equal(_capacity(session), 4 * MIB, "size told")
     expect(read(session, 0, 1) == data, "contents")
     # The space that was tried is free again.
-    cli.run("device", "create", "image", name, "--path", str(image), "--size", str(8 * MIB), "--provisioning", "preallocated")
+    cli.run(*create, str(8 * MIB))
     cli.remove_device(name)
 
 

@@ -1,4 +1,4 @@
-"""What a session proved at its login must stay enough: changes of CHAP end the sessions that would not be let in any more."""
+"""What a session proved at login must stay enough: changes of CHAP end the sessions that would not be let in now."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_login_under_way_meets_the_new_proof(context: Context) -> None:
 
 @case(needs=("sanctum",))
 def test_rule_with_a_proof_of_its_own(context: Context) -> None:
-    """A rule that comes before and asks for another account ends the sessions that it matches and that proved another."""
+    """A rule that comes before and asks for another account ends the sessions it matches that proved another."""
     server = sanctum(context)
     one, two, target = _two(context)
     special = ports.iqn("special")
