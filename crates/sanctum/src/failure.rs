@@ -109,16 +109,22 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Problem(problem) => problem.into(),
-            ClientError::Unreachable { ref socket, ref source } => Self {
+            ClientError::Unreachable {
+                ref socket,
+                ref source,
+            } => Self {
                 problem: Problem::new(Code::Internal, error.to_string())
                     .detail(source.to_string())
                     .next(unreachable(socket, source.kind())),
                 exit: Exit::Unreachable,
             },
             ClientError::Exchange { .. } => Self {
-                problem: Problem::new(Code::Internal, error.to_string()).causes(&error).next(
-                    "a change may have been made or not: look with `sanctum settings history` before repeating it",
-                ),
+                problem: Problem::new(Code::Internal, error.to_string())
+                    .causes(&error)
+                    .next(
+                        "a change may have been made or not: look with `sanctum settings history` \
+                     before repeating it",
+                    ),
                 exit: Exit::Failed,
             },
             ClientError::Setup(_) => Self {
@@ -145,7 +151,8 @@ const fn remedy(kind: io::ErrorKind) -> &'static str {
 fn unreachable(socket: &std::path::Path, kind: io::ErrorKind) -> String {
     match kind {
         io::ErrorKind::PermissionDenied => format!(
-            "only root, the service's user and members of its group may use {}: join the group, or use sudo",
+            "only root, the service's user and members of its group may use {}: join the group, \
+             or use sudo",
             socket.display()
         ),
         _ => "start the service (sanctumd run --data-dir DIR), or name its socket with --socket or SANCTUM_SOCKET"

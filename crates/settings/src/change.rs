@@ -54,7 +54,10 @@ pub enum StageError {
     #[error("the settings are refused: {0}")]
     Refused(Problems),
     /// Somebody else changed the settings since the plan was made.
-    #[error("the settings were changed meanwhile: {}; look at the difference again and repeat", conflict(expected.as_ref(), current.as_deref()))]
+    #[error(
+        "the settings were changed meanwhile: {}; look at the difference again and repeat",
+        conflict(expected.as_ref(), current.as_deref())
+    )]
     Conflict {
         /// The generation that the plan changes.
         expected: Option<u64>,
@@ -63,7 +66,8 @@ pub enum StageError {
     },
     /// The file was changed under the service since the plan was made.
     #[error(
-        "settings/current.toml was changed by something else than this service; restart the service to see what is wrong with it"
+        "settings/current.toml was changed by something else than this service; restart the \
+         service to see what is wrong with it"
     )]
     ChangedOutside,
     /// Another change is between staging and activation.
@@ -96,7 +100,11 @@ pub enum ActivateError {
     #[error("the new settings could not be made current; the old ones still are")]
     NotActivated(#[source] io::Error),
     /// The new settings are current, but whether a loss of power would keep them so is not known.
-    #[error("the new settings (generation {}) are current, but the disk did not confirm them; check the disk of the data directory", generation.number)]
+    #[error(
+        "the new settings (generation {}) are current, but the disk did not confirm them; check \
+         the disk of the data directory",
+        generation.number
+    )]
     NotConfirmed {
         /// The new generation.
         generation: Box<Generation>,

@@ -49,7 +49,8 @@ pub struct SealedSecrets {
 pub enum ExportError {
     /// The passphrase is too short.
     #[error(
-        "the passphrase is shorter than {} characters; whoever gets the file can try as many as they like",
+        "the passphrase is shorter than {} characters; whoever gets the file can try as many as \
+         they like",
         limits::PASSPHRASE_CHARS
     )]
     WeakPassphrase,

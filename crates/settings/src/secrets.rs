@@ -58,7 +58,12 @@ pub enum SecretsError {
         source: io::Error,
     },
     /// The file or directory is open to others.
-    #[error("{} has mode {mode:04o} and others could use it; run `chmod {wanted:o} {}`, and replace the secrets in it if somebody may have read them", path.display(), path.display())]
+    #[error(
+        "{} has mode {mode:04o} and others could use it; run `chmod {wanted:o} {}`, and replace \
+         the secrets in it if somebody may have read them",
+        path.display(),
+        path.display()
+    )]
     TooOpen {
         /// The file or directory.
         path: PathBuf,
@@ -68,7 +73,11 @@ pub enum SecretsError {
         wanted: u32,
     },
     /// It belongs to somebody else, or is a link or a device.
-    #[error("{} is not a plain file or directory of the service's user; whoever it belongs to could change the secrets: put it right with chown, or move it away", path.display())]
+    #[error(
+        "{} is not a plain file or directory of the service's user; whoever it belongs to could \
+         change the secrets: put it right with chown, or move it away",
+        path.display()
+    )]
     NotOurs {
         /// The file or directory.
         path: PathBuf,
@@ -102,7 +111,11 @@ pub enum SecretsError {
         source: io::Error,
     },
     /// The secrets are in force, but their file has not got its place.
-    #[error("the secrets that are in force could not be moved to {}; they stay in the file staged.toml beside it, check the disk of the data directory", path.display())]
+    #[error(
+        "the secrets that are in force could not be moved to {}; they stay in the file \
+         staged.toml beside it, check the disk of the data directory",
+        path.display()
+    )]
     NotPlaced {
         /// The file.
         path: PathBuf,
@@ -110,7 +123,11 @@ pub enum SecretsError {
         source: io::Error,
     },
     /// The change is made, but a loss of power may undo it.
-    #[error("the secrets in {} are changed, but the disk did not confirm it; check the disk of the data directory", path.display())]
+    #[error(
+        "the secrets in {} are changed, but the disk did not confirm it; check the disk of the \
+         data directory",
+        path.display()
+    )]
     NotConfirmed {
         /// The file.
         path: PathBuf,
@@ -153,7 +170,8 @@ pub enum SecretsError {
 pub enum SecretFault {
     /// Shorter than the standard allows.
     #[error(
-        "it has {bytes} bytes and needs at least {}: a shorter CHAP secret can be guessed from one login that somebody overheard, and initiators refuse it",
+        "it has {bytes} bytes and needs at least {}: a shorter CHAP secret can be guessed from \
+         one login that somebody overheard, and initiators refuse it",
         limits::SECRET_BYTES_MIN
     )]
     TooShort {
@@ -168,7 +186,8 @@ pub enum SecretFault {
     },
     /// It holds control characters.
     #[error(
-        "it holds a line end or another control character, which nobody can type at an initiator; was it read from a file with a line end?"
+        "it holds a line end or another control character, which nobody can type at an \
+         initiator; was it read from a file with a line end?"
     )]
     Control,
 }

@@ -30,7 +30,8 @@ impl Command {
                 if proof.accounts.is_empty() {
                     return Err(Failure::usage(
                         "no account is named that initiators could use",
-                        "name one with --chap USER (sanctum chap list), or ask no proof: sanctum discovery open",
+                        "name one with --chap USER (sanctum chap list), or ask no proof: \
+                         sanctum discovery open",
                     ));
                 }
                 let applied = context.client.set_discovery(&proof).await?;

@@ -101,7 +101,8 @@ impl Setup {
         if open && !prompt::interactive() {
             return Err(Failure::usage(
                 "there is no terminal to ask on",
-                "give --non-interactive, with --data-dir and --address where the defaults do not do",
+                "give --non-interactive, with --data-dir and --address where the \
+                 defaults do not do",
             ));
         }
         let role = match self.role {
@@ -297,7 +298,8 @@ fn show(report: &SetupReport) -> String {
     let socket = api::quoted(&report.socket);
     let _ = write!(
         text,
-        "\nnext:\n  sanctumd run --data-dir {} &\n  export SANCTUM_SOCKET={socket}\n  sanctum status\n",
+        "\nnext:\n  sanctumd run --data-dir {} &\n  export SANCTUM_SOCKET={socket}\n\
+         \x20 sanctum status\n",
         api::quoted(&report.data_dir),
     );
     text

@@ -170,7 +170,8 @@ impl Command {
                 context.output.done(
                     &applied,
                     &format!(
-                        "target {name} added\nnext: sanctum lun add {name} DEVICE\n      sanctum access add {name} allow --initiator NAME"
+                        "target {name} added\nnext: sanctum lun add {name} DEVICE\n\
+                         \x20     sanctum access add {name} allow --initiator NAME"
                     ),
                 )
             }
