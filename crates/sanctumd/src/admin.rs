@@ -53,6 +53,8 @@ struct Inner {
     tasks: Tasks,
     /// Held along a change.
     changing: Arc<tokio::sync::Mutex<()>>,
+    /// Places of those that wait for their turn to change something.
+    waiting: Semaphore,
     /// Places of those that look at a disk at once.
     looking: Arc<Semaphore>,
     /// Locked over the disk's work: on blocking threads alone, along a change.
@@ -166,6 +168,7 @@ impl Admin {
             parts,
             tasks: Tasks::default(),
             changing: Arc::default(),
+            waiting: Semaphore::new(limits::CHANGES_WAITING_MAX),
             looking: Arc::new(Semaphore::new(limits::LOOKING_MAX)),
             secrets_now: RwLock::new(Arc::new(secrets.clone())),
             secrets: Mutex::new(secrets),
@@ -325,28 +328,6 @@ impl Admin {
             done.map_err(|(_, problem)| problem)
         })
         .await
-    }
-
-    /// Runs `work` while no other change runs. A caller that goes away before its turn has come is
-    /// out of the queue; what has begun goes on to its end.
-    pub(crate) async fn alone<T, F>(
-        &self,
-        work: impl FnOnce(Self) -> F + Send + 'static,
-    ) -> Result<T, Problem>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Problem>> + Send,
-    {
-        let turn = Arc::clone(&self.0.changing).lock_owned().await;
-        let admin = self.clone();
-        let work = tokio::spawn(async move {
-            let _turn = turn;
-            work(admin).await
-        });
-        work.await.unwrap_or_else(|_| {
-            Err(Problem::new(Code::Internal, "the change broke off")
-                .next("look at `sanctum settings history` and at the service's log"))
-        })
     }
 
     /// Refuses a change whose caller read another generation.

@@ -48,6 +48,10 @@ pub(crate) const NOTICES_WAITING: usize = target::limits::NOTICES;
 /// How often the event store sums up and retries.
 pub(crate) const EVENT_TICK: Duration = Duration::from_secs(1);
 
+/// Changes that wait for the one under way. Each has a connection, of which some are left for who
+/// only looks, even while a change does not end.
+pub(crate) const CHANGES_WAITING_MAX: usize = 24;
+
 /// What looks at a disk at once, those included that a disk has left without an answer.
 pub(crate) const LOOKING_MAX: usize = 16;
 
@@ -93,5 +97,6 @@ const _: () = assert!(
 const _: () = assert!(USER_CONNECTIONS_MAX < OTHERS_CONNECTIONS_MAX);
 const _: () = assert!(OTHERS_CONNECTIONS_MAX < CONNECTIONS_MAX);
 const _: () = assert!(events::limits::SUBSCRIBERS < OTHERS_CONNECTIONS_MAX);
+const _: () = assert!(CHANGES_WAITING_MAX + LOOKING_MAX < OTHERS_CONNECTIONS_MAX);
 const _: () = assert!(HEAD_BYTES_MAX >= 8192);
 const _: () = assert!(TASKS_RUNNING_MAX < TASKS_KEPT);

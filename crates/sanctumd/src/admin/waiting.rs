@@ -1,16 +1,70 @@
-//! What waits: for a disk, for the data path, for the end. None of it keeps the workers that serve
-//! requests, and all of it but a change has a bound.
+//! What waits: for its turn, for a disk, for the data path, for the end. None of it keeps the
+//! workers that serve requests, and all of it but a change has a bound.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Code, Problem};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
 use super::Admin;
 use crate::{limits, trouble};
 
 impl Admin {
+    /// Runs `work` while no other change runs. A caller that goes away before its turn has come is
+    /// out of the queue, which has a bound; what has begun goes on to its end.
+    pub(crate) async fn alone<T, F>(
+        &self,
+        work: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send,
+    {
+        let waiting = self.0.waiting.try_acquire().map_err(|_| {
+            Problem::new(Code::Busy, "too many changes wait for the one under way").next(
+                "try again later; where it does not end, see the system log for what the disks do",
+            )
+        })?;
+        let turn = Arc::clone(&self.0.changing).lock_owned().await;
+        drop(waiting);
+        self.run(turn, work).await
+    }
+
+    /// As [`Admin::alone`] for a task, of which there are few: it waits as long as it takes.
+    pub(crate) async fn alone_at_last<T, F>(
+        &self,
+        work: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send,
+    {
+        let turn = Arc::clone(&self.0.changing).lock_owned().await;
+        self.run(turn, work).await
+    }
+
+    async fn run<T, F>(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        work: impl FnOnce(Self) -> F + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send,
+    {
+        let admin = self.clone();
+        let work = tokio::spawn(async move {
+            let _turn = turn;
+            work(admin).await
+        });
+        work.await.unwrap_or_else(|_| {
+            Err(Problem::new(Code::Internal, "the change broke off")
+                .next("look at `sanctum settings history` and at the service's log"))
+        })
+    }
+
     /// Looks at what lies on a disk, or at what else takes a while, on a thread that may wait for
     /// it: so many at once, and no longer than a bound. Past it the thread is left behind, so
     /// `work` must not change anything.
@@ -222,6 +276,28 @@ pub(crate) mod tests {
         hanging.send(()).expect("somebody waited for the disk");
         // It comes to an end of its own when the disk answers.
         let _ = timeout(BOUND, changing).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn changes_behind_one_that_does_not_end_leave_room_for_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let admin = serving(dir.path()).await;
+        let stuck = Arc::clone(&admin.0.changing).lock_owned().await;
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..limits::CHANGES_WAITING_MAX {
+            let admin = admin.clone();
+            waiting.spawn(async move { admin.alone(|_| async { Ok(()) }).await });
+        }
+        while admin.0.waiting.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let one_more = timeout(BOUND, admin.alone(|_| async { Ok(()) }));
+        assert_eq!(one_more.await.unwrap().unwrap_err().code, Code::Busy);
+        drop(stuck);
+        let ended = timeout(BOUND, waiting.join_all()).await.unwrap();
+        assert!(ended.into_iter().all(|ended| ended.is_ok()));
+        admin.alone(|_| async { Ok(()) }).await.unwrap();
+        admin.stop(StopBounds::default()).await.unwrap();
     }
 
     #[tokio::test]

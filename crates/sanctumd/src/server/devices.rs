@@ -114,7 +114,7 @@ pub(super) async fn add(
             },
             None => (running, None),
         };
-        let changed = admin.alone(move |admin| async move {
+        let changed = admin.alone_at_last(move |admin| async move {
             let edit = |document: &mut Document| insert(document, device);
             let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await;
             if changed.is_err()
