@@ -312,7 +312,8 @@ fn report(dir: &DataDir, document: &Document, wanted_port: u16, created: bool) -
         && !portal.ip().is_loopback()
     {
         notes.push(format!(
-            "only this host may log in yet; to let others in: sanctum access add {target} allow --network NETWORK"
+            "only this host may log in yet; to let others in: sanctum access add {target} allow \
+             --network NETWORK"
         ));
     }
     SetupReport {

@@ -77,7 +77,8 @@ pub(crate) fn provision(error: &ProvisionError) -> Problem {
         ),
         Fault::Leftover => (
             Code::AlreadyExists,
-            "bring the image back that it belongs to, remove it when that image is gone for good, or choose another --path",
+            "bring the image back that it belongs to, remove it when that image is gone for \
+             good, or choose another --path",
         ),
         Fault::NoSpace => (
             Code::NoSpace,
@@ -253,7 +254,8 @@ pub(crate) fn secrets(error: &SecretsError) -> Problem {
     };
     let next_step = match error {
         SecretsError::Value { .. } => {
-            "choose a secret of 12 to 16 letters and digits, which every initiator takes, or let one be made: --generate"
+            "choose a secret of 12 to 16 letters and digits, which every initiator takes, or let \
+             one be made: --generate"
         }
         SecretsError::Damaged { .. } => {
             "correct that line of the file; the service starts when it can be read"
