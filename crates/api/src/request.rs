@@ -71,12 +71,14 @@ pub struct LunChange {
 }
 
 /// A device to add; what is absent is as the settings have it by default.
+///
+/// Its backing has a key of its own: serde cannot refuse unknown keys where one is flattened in.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct NewDevice {
     /// Name.
     pub name: String,
     /// What it is made of.
-    #[serde(flatten)]
     pub backing: NewBacking,
     /// Cache mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +99,7 @@ pub struct NewDevice {
 
 /// What a device to add is made of.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum NewBacking {
     /// An image file.
     Image(NewImage),
@@ -129,7 +131,7 @@ pub enum NewBacking {
 
 /// An image file to make, or one that is there.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct NewImage {
     /// The file; `NAME.img` in the service's own image directory when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,4 +272,78 @@ pub struct TaskQuery {
     /// [`TASK_WAIT_MAX`](crate::limits::TASK_WAIT_MAX).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_key_of_a_new_device_is_told() {
+        let new = |text: &str| serde_json::from_str::<NewDevice>(text).map_err(|e| e.to_string());
+        let wrong = [
+            (
+                r#"{"name":"a","CACHE":"none","backing":{"kind":"iso","path":"/a"}}"#,
+                "CACHE",
+            ),
+            (
+                r#"{"name":"a","backing":{"kind":"image","sise":512}}"#,
+                "sise",
+            ),
+            (
+                r#"{"name":"a","backing":{"kind":"block","path":"/a","readonly":true}}"#,
+                "readonly",
+            ),
+            (
+                r#"{"name":"a","backing":{"kind":"ram","size":512,"blocksize":512}}"#,
+                "blocksize",
+            ),
+            (
+                r#"{"name":"a","backing":{"kind":"iso","path":"/a","size":1}}"#,
+                "size",
+            ),
+        ];
+        for (text, key) in wrong {
+            let error = new(text).unwrap_err();
+            assert!(error.contains(&format!("unknown field `{key}`")), "{error}");
+        }
+        // As they were before, beside the name.
+        assert!(new(r#"{"name":"a","kind":"ram","size":512}"#).is_err());
+    }
+
+    #[test]
+    fn a_new_device_arrives_as_it_was_sent() {
+        let image = NewImage {
+            size: Some(512),
+            read_only: true,
+            ..NewImage::default()
+        };
+        let (path, block_size) = (PathBuf::from("/dev/a"), Some(4096));
+        let backings = [
+            NewBacking::Image(image),
+            NewBacking::Block {
+                path: path.clone(),
+                block_size,
+                read_only: true,
+            },
+            NewBacking::Ram {
+                size: 4096,
+                block_size,
+            },
+            NewBacking::Iso { path },
+        ];
+        for backing in backings {
+            let sent = NewDevice {
+                name: "a".to_owned(),
+                backing,
+                cache: Some(CacheMode::WriteBack),
+                removable: None,
+                asynchronous: None,
+                queue_depth: Some(7),
+                physical_blocks: None,
+            };
+            let text = serde_json::to_string(&sent).unwrap();
+            assert_eq!(serde_json::from_str::<NewDevice>(&text).unwrap(), sent);
+        }
+    }
 }

@@ -105,7 +105,7 @@ fn a_generation_that_is_expected_counts_for_every_change() {
         );
         raw(&service, request.as_bytes())
     };
-    let image = r#"{"name":"new","kind":"image","size":1048576}"#;
+    let image = r#"{"name":"new","backing":{"kind":"image","size":1048576}}"#;
     for (method, path, body) in [
         ("POST", "devices", image),
         ("POST", "devices/disk0/eject", ""),
@@ -119,7 +119,7 @@ fn a_generation_that_is_expected_counts_for_every_change() {
         assert!(answer.contains("generation-conflict"), "{path}: {answer}");
     }
     // An image that is not there has no size of its own.
-    let image = r#"{"name":"new","kind":"image"}"#;
+    let image = r#"{"name":"new","backing":{"kind":"image"}}"#;
     let answer = ask("POST", "devices", image, service.generation());
     assert!(
         answer.starts_with("HTTP/1.1 400") && answer.contains("give its size"),

@@ -43,7 +43,7 @@ fn a_cancelled_preallocation_leaves_nothing() {
     let site = Site::new();
     let service = site.start();
     let body = format!(
-        r#"{{"name":"large","kind":"image","size":{},"provisioning":"preallocated"}}"#,
+        r#"{{"name":"large","backing":{{"kind":"image","size":{},"provisioning":"preallocated"}}}}"#,
         size(&site)
     );
     for id in 1..=TRIES {
@@ -128,7 +128,7 @@ fn a_stop_in_the_middle_leaves_nothing() {
     let site = Site::new();
     let service = site.start();
     let body = format!(
-        r#"{{"name":"large","kind":"image","size":{},"provisioning":"preallocated"}}"#,
+        r#"{{"name":"large","backing":{{"kind":"image","size":{},"provisioning":"preallocated"}}}}"#,
         size(&site)
     );
     let request = format!(
