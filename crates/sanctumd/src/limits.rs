@@ -64,9 +64,9 @@ pub(crate) const CHANGE_END_MAX: Duration = Duration::from_secs(5);
 
 /// Time for the data path to end at a stop: somewhat more than its own bounds (`target::limits`:
 /// twice `DRAIN_TIME_MAX`, and `FLUSH_TIME_MAX`). A whole stop takes at most this,
-/// [`CHANGE_END_MAX`], [`EVENTS_SYNC_MAX`], [`REQUESTS_END_MAX`] three times and
-/// [`LEAVE_TIME_MAX`] four times, whatever the disks do; some seconds when those of the devices
-/// answer.
+/// [`CHANGE_END_MAX`], [`EVENTS_SYNC_MAX`], [`REQUESTS_END_MAX`] three times, [`LEAVE_TIME_MAX`]
+/// three times and `events::limits::CLOSE_TIME_MAX`, whatever the disks do; some seconds when those
+/// of the devices answer.
 pub(crate) const STOP_TIME_MAX: Duration = Duration::from_secs(80);
 
 /// Time for the last events to reach the disk at a stop.
@@ -93,6 +93,16 @@ pub(crate) const ACCOUNTS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const _: () = assert!(
     2 * target::limits::DRAIN_TIME_MAX.as_secs() + target::limits::FLUSH_TIME_MAX.as_secs()
         < STOP_TIME_MAX.as_secs()
+);
+// `tests/wire/test_stuck.py` gives a whole stop 110 s.
+const _: () = assert!(
+    STOP_TIME_MAX.as_secs()
+        + CHANGE_END_MAX.as_secs()
+        + EVENTS_SYNC_MAX.as_secs()
+        + 3 * REQUESTS_END_MAX.as_secs()
+        + 3 * LEAVE_TIME_MAX.as_secs()
+        + events::limits::CLOSE_TIME_MAX.as_secs()
+        < 110
 );
 const _: () = assert!(USER_CONNECTIONS_MAX < OTHERS_CONNECTIONS_MAX);
 const _: () = assert!(OTHERS_CONNECTIONS_MAX < CONNECTIONS_MAX);
