@@ -51,13 +51,13 @@ impl Tasks {
             .filter(|cell| cell.is_running())
             .count();
         if state.closed || running >= limits::TASKS_RUNNING_MAX {
-            let why = if state.closed {
-                "the service is stopping"
+            let (why, next_step) = if state.closed {
+                ("the service is stopping", "start the service again")
             } else {
-                "too much is being made already"
+                let why = "too much is being made already";
+                (why, "try again a little later")
             };
-            return Err(Problem::new(Code::Busy, format!("{what}: {why}"))
-                .next("try again when a task of `GET /api/v1/tasks` has ended"));
+            return Err(Problem::new(Code::Busy, format!("{what}: {why}")).next(next_step));
         }
         state.last += 1;
         let task = Task {
@@ -276,10 +276,9 @@ mod tests {
         let running: Vec<_> = (0..limits::TASKS_RUNNING_MAX)
             .map(|n| tasks.begin(format!("make {n}"), 1).unwrap().0)
             .collect();
-        assert_eq!(
-            tasks.begin("one more".to_owned(), 1).unwrap_err().code,
-            Code::Busy
-        );
+        let problem = tasks.begin("one more".to_owned(), 1).unwrap_err();
+        assert_eq!(problem.code, Code::Busy);
+        assert_eq!(problem.next_step, "try again a little later");
         running.into_iter().for_each(|running| running.end(Ok(1)));
         for n in 0..limits::TASKS_KEPT * 2 {
             tasks.begin(format!("make {n}"), 1).unwrap().0.end(Ok(1));
@@ -299,9 +298,8 @@ mod tests {
             tasks.wait(task.id, None).await.unwrap().state,
             TaskState::Cancelled
         );
-        assert_eq!(
-            tasks.begin("too late".to_owned(), 1).unwrap_err().code,
-            Code::Busy
-        );
+        let problem = tasks.begin("too late".to_owned(), 1).unwrap_err();
+        assert_eq!(problem.code, Code::Busy);
+        assert_eq!(problem.next_step, "start the service again");
     }
 }
