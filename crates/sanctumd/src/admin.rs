@@ -410,14 +410,14 @@ impl Admin {
         let prepared = match self.prepare(&document, pending.secrets.as_ref()).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.discard(pending).await?;
+                self.discard(pending).await;
                 return Err(trouble::service(&error));
             }
         };
         let notes = &mut changed.notes;
         let group = self.door().group();
         if let Err(problem) = self.admit(&before.document, &document, notes).await {
-            self.discard(pending).await?;
+            self.discard(pending).await;
             return Err(self.give_up(prepared, problem).await);
         }
         let activated = self.activate(pending, notes).await;
@@ -548,7 +548,8 @@ impl Admin {
         staged.await?
     }
 
-    async fn discard(&self, pending: Pending) -> Result<(), Problem> {
+    /// Takes a staged change away. That it cannot must not keep the rest from being undone.
+    async fn discard(&self, pending: Pending) {
         let admin = self.clone();
         let discarded = blocking(move || {
             let secrets = pending.secrets.map_or(Ok(()), |secrets| {
@@ -556,10 +557,12 @@ impl Admin {
             });
             pending.settings.discard().and(secrets)
         });
-        if let Err(error) = discarded.await? {
-            tracing::warn!(%error, "a change that was given up stays on disk until the next one");
-        }
-        Ok(())
+        let error = match discarded.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(problem) => problem.to_string(),
+        };
+        tracing::warn!(error, "a change that was given up stays on disk until the next one");
     }
 
     /// Makes a change that the data path has taken the current one; then its secrets are.
