@@ -39,9 +39,10 @@ fn command(notice: &Notice) -> Option<String> {
             Some(format!("sanctum access list {target}; sanctum chap list"))
         }
         Notice::DeviceFailed { device, .. } => Some(format!("sanctum device load {device}")),
-        Notice::DeviceStuck { device } | Notice::DiskError { device, .. } => {
-            Some(format!("sanctum device show {device}"))
-        }
+        Notice::DeviceStuck { device } => Some(format!("sanctum device show {device}")),
+        Notice::DiskError { device, .. } => Some(format!(
+            "sanctum device show {device}; sanctum device load {device}"
+        )),
         Notice::PortalFailed { .. } => Some("sanctum portal list".to_owned()),
         _ => None,
     }
@@ -92,6 +93,18 @@ mod tests {
         );
         assert!(step(1).contains("sanctum device load d0"), "{}", step(1));
         assert_eq!(recorded[1].severity, events::Severity::Error);
+    }
+
+    #[test]
+    fn a_disk_that_may_have_to_be_loaded_anew_says_how() {
+        let events = Store::in_memory(events::Options::default());
+        events.record(draft(&Notice::DiskError {
+            device: "d0".to_owned(),
+            error: "the device is gone".to_owned(),
+        }));
+        let recorded = events.query(&events::Filter::default());
+        let step = recorded[0].next_step.clone().unwrap_or_default();
+        assert!(step.ends_with("; sanctum device load d0"), "{step}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use disk::beside::ProcessIdentity;
-use disk::{Beside, BesideStore, DeviceError, Disk, Geometry};
+use disk::{Beside, BesideStore, DeviceError, Disk, DiskError, Geometry};
 use scsi::{Identity, Kind, Medium, Unit};
 
 use crate::config::{Backing, Config, Device};
@@ -266,13 +266,26 @@ pub(crate) fn info(device: &Device, unit: &LogicalUnit) -> DeviceInfo {
         block_size: published.block_size,
         state,
         cache: disk.as_ref().map_or(device.cache, |disk| disk.cache_mode()),
-        notes: disk.map_or_else(Vec::new, |disk| disk.notes()),
+        notes: disk.map_or_else(Vec::new, |disk| notes(disk.as_ref())),
         serial: published.identity.serial.clone(),
         naa: hex(&published.identity.naa),
         reservations: reservations(&published),
         running: unit.gate.running(),
         counters: unit.counters.snapshot(),
     }
+}
+
+/// What an operator should know of a device that is open. One that is broken goes on as far as it
+/// can, and its LUN is ready: only here is it told that it has to be loaded.
+fn notes(disk: &dyn Disk) -> Vec<String> {
+    let broken = disk.broken().map(|error| {
+        let what = match error {
+            DiskError::Gone => error.to_string(),
+            _ => format!("a flush failed: {error}"),
+        };
+        format!("{what}; nothing is made stable until it is loaded anew")
+    });
+    broken.into_iter().chain(disk.notes()).collect()
 }
 
 /// A device without a unit.

@@ -94,7 +94,8 @@ pub struct DeviceInfo {
     /// Cache mode in force.
     pub cache: CacheMode,
     /// What is not as its settings would have it, one sentence each: a cache mode that the file
-    /// system does not give in full, a file longer than the device.
+    /// system does not give in full, a file longer than the device, or that it is gone or a flush of it
+    /// has failed, and it has to be loaded anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Serial number told to initiators.

@@ -212,7 +212,10 @@ impl Notice {
             ),
             Self::DeviceFailed { .. } => Some("put the device right, then load it"),
             Self::NoSpace { .. } => Some("free space on the file system that holds the image"),
-            Self::DiskError { .. } | Self::DeviceStuck { .. } => {
+            Self::DiskError { .. } => Some(
+                "look at the disk under the device and at the system log; if it is gone, or a flush failed, load it once it is right",
+            ),
+            Self::DeviceStuck { .. } => {
                 Some("look at the disk under the device and at the system log")
             }
             Self::WritesInDoubt { .. } => {

@@ -260,7 +260,10 @@ fn a_disk_that_lost_its_cache_is_opened_anew_and_who_wrote_is_told() {
     assert_eq!(write(&mut a).status, 0);
     site.load("b").unwrap();
     assert_eq!(settled(&mut a).status, 0, "nothing is wrong yet");
+    let note = || site.service.devices()[1].notes[0].clone();
+    assert_eq!(note(), "it has moods");
     broken(&site);
+    assert!(note().ends_with("until it is loaded anew"), "{}", note());
     // By itself, so that no kill makes anybody forget it.
     wait_for("the note beside the device", || owes(&image, "a"));
     // It does not open at once.
@@ -274,6 +277,7 @@ fn a_disk_that_lost_its_cache_is_opened_anew_and_who_wrote_is_told() {
     site.load("b").unwrap();
     assert_eq!(site.told("device-writes-in-doubt"), 1);
     assert_eq!(site.state("b"), DeviceState::Ready);
+    assert_eq!(site.service.devices()[1].notes, ["it has moods"]);
     assert!(is_doubt(&settled(&mut a)), "a flush must not lie");
     assert_eq!(lun1(&mut a, &[0x35], 0).0.status, 0);
     wait_for("the note beside the device", || !owes(&image, "a"));
