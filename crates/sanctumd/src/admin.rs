@@ -562,7 +562,10 @@ impl Admin {
             Ok(Err(error)) => error.to_string(),
             Err(problem) => problem.to_string(),
         };
-        tracing::warn!(error, "a change that was given up stays on disk until the next one");
+        tracing::warn!(
+            error,
+            "a change that was given up stays on disk until the next one"
+        );
     }
 
     /// Makes a change that the data path has taken the current one; then its secrets are.
