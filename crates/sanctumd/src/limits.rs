@@ -58,6 +58,13 @@ pub(crate) const LOOKING_MAX: usize = 16;
 /// Time for what looks at a disk. A disk that sleeps takes some seconds to wake up.
 pub(crate) const LOOK_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// Look-ups in the system's user and group files at once, those included that a disk has left
+/// without an answer.
+pub(crate) const CALLERS_LOOKED_UP_MAX: usize = 16;
+
+/// Time for such a look-up, which each request waits for.
+pub(crate) const CALLER_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// Time for tasks and a change in progress to end at a stop. What goes on after it is cut off with
 /// the process, as by a power cut.
 pub(crate) const CHANGE_END_MAX: Duration = Duration::from_secs(5);

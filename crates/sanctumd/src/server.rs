@@ -275,11 +275,14 @@ async fn connection(
     mut stop: watch::Receiver<bool>,
 ) {
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        if let Some(peer) = peer {
-            let caller = peer.caller(admin.door().group());
-            request.extensions_mut().insert(caller);
+        let (admin, router) = (admin.clone(), router.clone());
+        async move {
+            if let Some(peer) = peer {
+                let caller = admin.door().caller(peer).await;
+                request.extensions_mut().insert(caller);
+            }
+            router.oneshot(request.map(Body::new)).await
         }
-        router.clone().oneshot(request.map(Body::new))
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
