@@ -217,6 +217,7 @@ def test_data_directory_that_does_not_answer(context: Context) -> None:
         # More than once: with each of them something may be left waiting that is needed.
         for _ in range(4):
             _others_go_on(context, bystander, target)
+        expect(not changing.done(), "a change ended while the disk of its data directory did not answer")
         _terminate(context)
         place.thaw()
         _reap(context)
