@@ -102,7 +102,7 @@ impl From<Failure> for Response {
 pub(crate) enum SaveError {
     /// The device is not open, and so its document is not ours; or the unit is retired, and the
     /// document may be that of its successor.
-    #[error("the device is not open; load it first")]
+    #[error("the device is not open, or not served any more")]
     Closed,
     #[error(transparent)]
     Device(#[from] disk::DeviceError),
