@@ -36,6 +36,9 @@ pub(crate) fn service(error: &ServiceError) -> Problem {
             .next("nothing was changed; look at `sanctum device list` and at the system log"),
         ServiceError::NotUndone { .. } => Problem::new(Code::Internal, text)
             .next("apply the settings once more when the disk answers"),
+        ServiceError::LoadFailed { device, .. } => Problem::new(Code::Refused, text).next(format!(
+            "mend what is said of {device}, then: sanctum device load {device}"
+        )),
         ServiceError::Reserved { device, .. } => Problem::new(Code::Refused, text).next(format!(
             "see who holds them: sanctum device show {device}; to have them gone: \
                  sanctum device clear-reservations {device}"
@@ -354,6 +357,17 @@ mod tests {
         };
         assert_eq!(failed(Fault::NoSpace).code, Code::NoSpace);
         assert_eq!(failed(Fault::Other).code, Code::Refused);
+    }
+
+    #[test]
+    fn what_was_changed_is_not_told_as_unchanged() {
+        let problem = service(&ServiceError::LoadFailed {
+            device: "d0".to_owned(),
+            reason: "it is gone".to_owned(),
+        });
+        let told = format!("{} {}", problem.what, problem.next_step);
+        assert!(!told.contains("nothing was changed"), "{told}");
+        assert!(told.contains("sanctum device load d0"), "{told}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], [`ServiceError::Device`] with what is still wrong,
-    /// [`ServiceError::NotSwitched`] where an earlier change of it does not end,
+    /// [`ServiceError::LoadFailed`] where it was served up to now, [`ServiceError::NotSwitched`] where an earlier change of it does not end,
     /// [`ServiceError::Stuck`] where the device is loaded but commands did not end.
     pub async fn load_device(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
@@ -120,6 +120,7 @@ impl Service {
         };
         let asked = opened.is_none();
         let mut told = Ok(());
+        let mut was_open = false;
         match unit.disk() {
             Some(disk) if disk.broken().is_none() => {
                 if matches!(device.backing, Backing::Block { .. }) {
@@ -130,15 +131,16 @@ impl Service {
                 if broken.is_some() {
                     drop(broken);
                     self.let_go(unit).await?;
+                    was_open = true;
                 }
                 told = self.reopen(unit, device, opened).await;
             }
         }
         if unit.disk().is_none() {
-            if let Err(ServiceError::Device { reason, .. }) = &told {
-                unit.set_trouble(Some(reason.clone()));
-            }
-            return told;
+            return match told {
+                Err(error) => Err(self.not_loaded(unit, error, was_open)),
+                Ok(()) => Ok(()),
+            };
         }
         if asked {
             self.accept_contents(unit, device).await?;
@@ -155,6 +157,24 @@ impl Service {
             self.tell_ready(name);
         }
         told
+    }
+
+    /// It has no disk, and says why. One that had one up to now is told as failed.
+    fn not_loaded(&self, unit: &LogicalUnit, error: ServiceError, was_open: bool) -> ServiceError {
+        let reason = match &error {
+            ServiceError::Device { reason, .. } => reason.clone(),
+            _ if was_open => "an earlier change of it does not end".to_owned(),
+            _ => return error,
+        };
+        unit.set_trouble(Some(reason.clone()));
+        if !was_open {
+            return error;
+        }
+        self.tell_failed(&unit.name, &reason);
+        ServiceError::LoadFailed {
+            device: unit.name.clone(),
+            reason,
+        }
     }
 
     fn tell_ready(&self, name: &str) {
@@ -222,7 +242,10 @@ impl Service {
         });
         if drained.await.is_err() {
             control.declare_stuck(unit, &durable);
-            return Err(overdue());
+            return Err(ServiceError::LoadFailed {
+                device: unit.name.clone(),
+                reason: "commands on the disk do not end".to_owned(),
+            });
         }
         durable.store = None;
         unit.set_disk(None);

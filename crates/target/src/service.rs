@@ -258,6 +258,18 @@ pub enum ServiceError {
         /// Why one of them could not be put back.
         reason: String,
     },
+    /// A device that was served, but gone or not flushed, was to be opened anew, and could not be: it
+    /// is not served now.
+    #[error(
+        "device {device} was closed to be opened anew, and its LUN is not ready until that succeeds: \
+         {reason}"
+    )]
+    LoadFailed {
+        /// The device.
+        device: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The shards could not be started.
     #[error("the data path cannot start: {reason}")]
     Start {

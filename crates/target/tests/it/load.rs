@@ -8,6 +8,7 @@ use disk::{Beside, BesideStore, CacheMode};
 use iscsi::initiator::Completion;
 use scsi::Nexus;
 use scsi::reservation::{Key, Saved, SavedRegistration, SavedReservation, Type};
+use target::ServiceError;
 use target::config::{Backing, Config, Provisioning};
 use target::info::DeviceState;
 
@@ -269,7 +270,13 @@ fn a_disk_that_lost_its_cache_is_opened_anew_and_who_wrote_is_told() {
     // It does not open at once.
     site.opening.is_taken.store(true, Ordering::SeqCst);
     let error = site.load("b").unwrap_err();
-    assert!(error.to_string().contains("/of/somebody"), "{error}");
+    assert!(
+        matches!(&error, ServiceError::LoadFailed { reason, .. } if reason.contains("/of/somebody")),
+        "{error}"
+    );
+    assert_eq!(site.told("device-failed"), 1);
+    let still = site.load("b").unwrap_err();
+    assert!(matches!(still, ServiceError::Device { .. }), "{still}");
     assert!(owes(&image, "a") && !owes(&image, "b"));
     assert_eq!(sense(&settled(&mut a)).0, 2, "NOT READY");
     assert_eq!(site.told("device-writes-in-doubt"), 0);
