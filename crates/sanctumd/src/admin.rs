@@ -16,6 +16,8 @@
 //! the process ends between the activation and the data path's commit, the next start serves the
 //! new settings; nobody was told so, as with a power cut on any disk.
 
+mod checks;
+mod removals;
 pub(crate) mod waiting;
 
 use std::collections::HashSet;
@@ -27,20 +29,20 @@ use events::Draft;
 use parking_lot::{Mutex, RwLock};
 use secrecy::{ExposeSecret, SecretString};
 use settings::{
-    ActivateError, CheckError, Document, Loaded, Plan, Secrets, ServiceSettings, Staged,
-    StagedSecrets, Store,
+    ActivateError, Document, Loaded, Plan, Secrets, ServiceSettings, Staged, StagedSecrets, Store,
 };
-use target::config::Device;
 use target::{Prepared, Service, ServiceError, provision};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::data_dir::DataDir;
 use crate::door::Door;
-use crate::peer::{Caller, group_id};
+use crate::peer::Caller;
 use crate::tasks::Tasks;
 use crate::{limits, trouble};
 
+pub(crate) use checks::{check, check_new};
+pub(crate) use removals::{Removal, Removals};
 pub(crate) use waiting::{StopBounds, blocking};
 
 /// The running service as the socket's requests see it. Cheap to clone.
@@ -57,6 +59,8 @@ struct Inner {
     waiting: Semaphore,
     /// Places of those that look at a disk at once.
     looking: Arc<Semaphore>,
+    /// Files that are being deleted.
+    removals: Removals,
     /// Locked over the disk's work: on blocking threads alone, along a change.
     secrets: Mutex<Secrets>,
     /// The secrets in force. Locked only to copy the pointer or to put another in its place.
@@ -170,6 +174,7 @@ impl Admin {
             changing: Arc::default(),
             waiting: Semaphore::new(limits::CHANGES_WAITING_MAX),
             looking: Arc::new(Semaphore::new(limits::LOOKING_MAX)),
+            removals: Removals::default(),
             secrets_now: RwLock::new(Arc::new(secrets.clone())),
             secrets: Mutex::new(secrets),
         }))
@@ -189,6 +194,10 @@ impl Admin {
 
     pub(crate) fn tasks(&self) -> &Tasks {
         &self.0.tasks
+    }
+
+    pub(crate) fn removals(&self) -> &Removals {
+        &self.0.removals
     }
 
     pub(crate) fn data_dir(&self) -> &DataDir {
@@ -345,27 +354,6 @@ impl Admin {
             .next("read the settings again, compare, and repeat")),
             _ => Ok(()),
         }
-    }
-
-    /// Whether the data path could serve a document.
-    pub(crate) fn check(&self, document: &Document) -> Result<(), CheckError> {
-        self.check_with(document, &Vec::new())
-    }
-
-    /// Whether the data path could serve a document once the store has these secrets, too.
-    pub(crate) fn check_with(
-        &self,
-        document: &Document,
-        secrets: &NewSecrets,
-    ) -> Result<(), CheckError> {
-        let now = self.store().current();
-        let now = now.as_ref().map(|loaded| &loaded.document);
-        check_group(document, now)?;
-        let known = now.map_or(&[][..], |now| &now.iscsi.devices);
-        let stored = self.secrets();
-        check_new(document, self.data_dir(), known, &|name| {
-            stored.contains(name) || secrets.iter().any(|(other, _)| other == name)
-        })
     }
 
     /// The settings with all secrets under a passphrase. Takes a second or so.
@@ -731,54 +719,6 @@ fn later(before: &ServiceSettings, after: &ServiceSettings) -> Vec<String> {
     let told = changed
         .map(|(name, _)| format!("{name} comes into force when the service is started again"));
     told.collect()
-}
-
-/// The data path's judgement of a document.
-pub(crate) fn check(
-    document: &Document,
-    has_secret: &dyn Fn(&str) -> bool,
-) -> Result<(), CheckError> {
-    Service::check(&document.iscsi, has_secret)
-        .map_err(|error| CheckError::new(error.path, error.reason))
-}
-
-/// [`check`], and whether devices that are not `known` leave the service's own files alone. Looks
-/// at the files, and so may wait for a disk.
-pub(crate) fn check_new(
-    document: &Document,
-    dir: &DataDir,
-    known: &[Device],
-    has_secret: &dyn Fn(&str) -> bool,
-) -> Result<(), CheckError> {
-    check(document, has_secret)?;
-    let known: HashSet<_> = known.iter().map(|device| device.backing.path()).collect();
-    for (n, device) in document.iscsi.devices.iter().enumerate() {
-        let path = device.backing.path();
-        if let Some(path) = path.filter(|path| !known.contains(&Some(*path)))
-            && !dir.may_back(path)
-        {
-            let reason = format!(
-                "{} is among the service's own files; of the data directory only what lies in \
-                 images/ backs a device",
-                path.display()
-            );
-            return Err(CheckError::new(format!("device[{n}].path"), reason));
-        }
-    }
-    Ok(())
-}
-
-/// A group that is named anew must be there. One that went since keeps no change from being made.
-fn check_group(document: &Document, now: Option<&Document>) -> Result<(), CheckError> {
-    let group = document.service.api_group.as_deref();
-    let before = now.and_then(|now| now.service.api_group.as_deref());
-    match group {
-        Some(name) if group != before && group_id(name).is_none() => {
-            let reason = format!("this host has no group `{name}`");
-            Err(CheckError::new("service.api_group", reason))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The secrets in the form that the data path takes.

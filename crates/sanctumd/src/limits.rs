@@ -65,6 +65,13 @@ pub(crate) const CALLERS_LOOKED_UP_MAX: usize = 16;
 /// Time for such a look-up, which each request waits for.
 pub(crate) const CALLER_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Image files that are being deleted at once. Each has a thread that waits for its disk.
+pub(crate) const REMOVALS_MAX: usize = 16;
+
+/// Time for an image file to be deleted until the answer is that it is not deleted yet. The
+/// deletion goes on.
+pub(crate) const DELETE_TIME_MAX: Duration = Duration::from_secs(20);
+
 /// Time for tasks and a change in progress to end at a stop. What goes on after it is cut off with
 /// the process, as by a power cut.
 pub(crate) const CHANGE_END_MAX: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! `/devices`
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use api::config::{Backing, Device, Provisioning};
 use api::request::{DeviceChange, DeviceRemoval, NewBacking, NewDevice, NewImage};
@@ -11,17 +12,17 @@ use axum::extract::State;
 use events::Draft;
 use settings::Document;
 use target::info::DeviceInfo;
+use target::limits::BLOCK_SIZE_DEFAULT;
 use target::provision::{FileId, ProvisionError};
 use target::{Service, provision};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::extract::{Body, Names, Params};
 use super::{Answer, fresh, named};
-use crate::admin::{Admin, By, Changed, Deed, blocking};
+use crate::admin::{Admin, By, Deed, Removal, blocking};
 use crate::tasks::Running;
-use crate::trouble;
-
-/// Logical block size in bytes of an image or RAM disk where none is asked for.
-const BLOCK_SIZE: u32 = 512;
+use crate::{limits, trouble};
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<DeviceView>> {
     let document = &admin.current()?.document;
@@ -114,20 +115,37 @@ pub(super) async fn add(
             },
             None => (running, None),
         };
-        let changed = admin.alone_at_last(move |admin| async move {
-            let edit = |document: &mut Document| insert(document, device);
-            let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await;
-            if changed.is_err()
-                && let Some((path, file)) = made
-            {
-                remove_unused(&admin, path, file).await;
-            }
-            changed
+        let added = admin.alone_at_last(move |admin| async move {
+            Ok(add_made(&admin, &by, &what, device, made).await)
         });
-        let settled = changed.await.and_then(Changed::settled);
-        running.end(settled.map(|changed| changed.generation));
+        let added = match added.await {
+            Ok((Err(problem), Some(deleting))) => Err(deleting.after(problem).await),
+            Ok((added, _)) => added,
+            Err(problem) => Err(problem),
+        };
+        running.end(added);
     });
     Ok(Json(task))
+}
+
+/// Adds a device, of which an image may have been made; gives the generation. Where that fails,
+/// begins to remove the image.
+async fn add_made(
+    admin: &Admin,
+    by: &By,
+    what: &str,
+    device: Device,
+    made: Option<(PathBuf, FileId)>,
+) -> (Result<u64, Problem>, Option<Deleting>) {
+    let name = device.name.clone();
+    let edit = |document: &mut Document| insert(document, device);
+    match (Box::pin(admin.edit_alone(by, what, edit)).await, made) {
+        (Ok(changed), _) => (changed.settled().map(|changed| changed.generation), None),
+        (Err(problem), None) => (Err(problem), None),
+        (Err(problem), Some((path, file))) => {
+            (Err(problem), remove_unused(admin, name, path, file).await)
+        }
+    }
 }
 
 /// Makes an image; `None` when that ended the task.
@@ -163,18 +181,46 @@ fn user_of<'a>(document: &'a Document, path: &Path) -> Option<&'a str> {
     Some(&device.name)
 }
 
-/// Removes an image that was made for a device, unless a device in force uses it: another request
-/// can have added it under another name since. When that cannot be told, it may be.
-async fn remove_unused(admin: &Admin, path: PathBuf, file: FileId) {
+/// Begins to remove an image that was made for a device, unless a device in force uses it: another
+/// request can have added it under another name since. When that cannot be told, it may be.
+async fn remove_unused(
+    admin: &Admin,
+    name: String,
+    path: PathBuf,
+    file: FileId,
+) -> Option<Deleting> {
     let made = path.clone();
-    let used = admin.look(move |admin| Ok(user_of(&admin.current()?.document, &made).is_some()));
-    if used.await.unwrap_or(true) {
-        return;
+    let unused = admin.look(
+        move |admin| match user_of(&admin.current()?.document, &made) {
+            Some(_) => Ok(None),
+            None => admin.removals().begin(made, file).map(Some),
+        },
+    );
+    match unused.await {
+        Ok(removal) => Some(delete_unused(admin, name, removal?)),
+        Err(problem) => {
+            let path = path.display();
+            let what = format!("the image {path} stays, which was made for device {name}");
+            let draft = Draft::error("file-not-deleted", &name, &what).cause(&problem.what);
+            admin.events().record(draft.next_step(REMOVE_BY_HAND));
+            None
+        }
     }
-    let removed = blocking(move || provision::remove_image(&path, file)).await;
-    if let Ok(Err(error)) = removed {
-        tracing::warn!(%error, "an image that is not used stays");
-    }
+}
+
+/// Removes an image without a device.
+fn delete_unused(admin: &Admin, name: String, removal: Removal) -> Deleting {
+    let admin = admin.clone();
+    let late = format!("the image {} is not deleted yet", removal.path().display());
+    Deleting::begin(late, removal, move |path, removed| {
+        let Err(error) = removed else { return Ok(()) };
+        let path = path.display();
+        let what = format!("the image {path} stays, which was made for device {name}");
+        let problem = Problem::new(Code::Internal, what).causes(&error);
+        let problem = problem.detail(error.to_string()).next(REMOVE_BY_HAND);
+        admin.events().record(not_deleted_event(&name, &problem));
+        Err(problem)
+    })
 }
 
 /// The device that a request wants. Looks at the disk.
@@ -192,7 +238,7 @@ fn completed(admin: &Admin, new: NewDevice) -> Result<Device, Problem> {
         },
         NewBacking::Ram { size, block_size } => Backing::Ram {
             size,
-            block_size: block_size.unwrap_or(BLOCK_SIZE),
+            block_size: block_size.unwrap_or(BLOCK_SIZE_DEFAULT),
         },
         NewBacking::Iso { path } => Backing::Iso { path },
     };
@@ -235,7 +281,7 @@ fn completed_image(admin: &Admin, name: &str, image: NewImage) -> Result<Backing
         path,
         size,
         provisioning: image.provisioning,
-        block_size: image.block_size.unwrap_or(BLOCK_SIZE),
+        block_size: image.block_size.unwrap_or(BLOCK_SIZE_DEFAULT),
         read_only: image.read_only,
     })
 }
@@ -296,22 +342,26 @@ pub(super) async fn remove(
     Params(DeviceRemoval { delete_file }): Params<DeviceRemoval>,
 ) -> Answer<Applied> {
     let what = format!("remove device {name}");
-    // In one turn with the removal of the file: nobody else's device can come to use it in between.
-    let applied = admin.alone(move |admin| async move {
-        let (service, device) = (admin.service().clone(), name.clone());
+    let removed = admin.alone(move |admin| async move {
+        let (looking, device) = (admin.clone(), name.clone());
         let edit = move |document: &mut Document| {
             let path = take(document, &device, delete_file)?;
-            path.map(|path| recognised(&service, &device, path))
+            path.map(|path| recognised(&looking, &device, path))
                 .transpose()
         };
-        let changed = Box::pin(admin.edit_alone(&by, &what, edit)).await?;
-        if let Some((path, file)) = changed.value.clone() {
-            // A command that does not end holds the open file, not its name.
-            delete(&admin, &by, &name, path, file).await?;
-        }
-        Ok(changed.settled()?.applied())
+        let mut changed = Box::pin(admin.edit_alone(&by, &what, edit)).await?;
+        // Also where nobody waits for the answer any more. A command that does not end holds the
+        // open file, not its name.
+        let removal = changed.value.take();
+        let deleting = removal.map(|removal| delete(&admin, by, name, removal));
+        Ok((changed, deleting))
     });
-    Ok(Json(applied.await?))
+    let (changed, deleting) = removed.await?;
+    // The next change need not wait for this disk.
+    if let Some(deleting) = deleting {
+        deleting.ended().await?;
+    }
+    Ok(Json(changed.settled()?.applied()))
 }
 
 /// Takes a device out of the document; gives the file to delete with it.
@@ -353,9 +403,9 @@ fn take(
     }
 }
 
-/// Which file is the device's own; looks at the disk. Who may write to its directory can have put
-/// another one, or a link to one, in its place.
-fn recognised(service: &Service, name: &str, path: PathBuf) -> Result<(PathBuf, FileId), Problem> {
+/// The file to delete is the device's own; looks at the disk. Who may write to its directory can
+/// have put another one, or a link to one, in its place.
+fn recognised(admin: &Admin, name: &str, path: PathBuf) -> Result<Removal, Problem> {
     let refused = |why: &str| {
         Problem::new(
             Code::Refused,
@@ -365,38 +415,90 @@ fn recognised(service: &Service, name: &str, path: PathBuf) -> Result<(PathBuf, 
             "remove the device alone, then what is to go by hand: sanctum device delete {name}"
         ))
     };
-    let Some(file) = service.file_of(name) else {
+    let Some(file) = admin.service().file_of(name) else {
         return Err(refused(&format!(
             "it could not be opened, so the service cannot tell whether {} is its file",
             path.display()
         )));
     };
     provision::is_image(&path, file).map_err(|error| refused(&error.to_string()).causes(&error))?;
-    Ok((path, file))
+    admin.removals().begin(path, file)
 }
 
-/// Removes an image and what lies beside it, and records what came of it. No device in force uses
-/// it any more.
-async fn delete(
-    admin: &Admin,
-    by: &By,
-    name: &str,
-    path: PathBuf,
-    file: FileId,
-) -> Result<(), Problem> {
-    let image = path.clone();
-    let removed = blocking(move || provision::remove_image(&image, file)).await?;
-    let Err(error) = removed else {
-        let mut deed = deed("file-deleted", name, "deleted the file of device");
-        deed.what = format!("{}: {}", deed.what, path.display());
-        admin.tell_done(by, &deed, None);
-        return Ok(());
-    };
-    let problem = not_deleted(name, &path, &error);
+/// Removes the file of a device that is gone.
+fn delete(admin: &Admin, by: By, name: String, removal: Removal) -> Deleting {
+    let admin = admin.clone();
+    let path = removal.path().display();
+    let late = format!("device {name} is removed; its file {path} is not deleted yet");
+    Deleting::begin(late, removal, move |path, removed| {
+        let Err(error) = removed else {
+            let mut deed = deed("file-deleted", &name, "deleted the file of device");
+            deed.what = format!("{}: {}", deed.what, path.display());
+            admin.tell_done(&by, &deed, None);
+            return Ok(());
+        };
+        let problem = not_deleted(&name, path, &error);
+        admin.events().record(not_deleted_event(&name, &problem));
+        Err(problem)
+    })
+}
+
+/// The deletion of an image and of what lies beside it, on a thread that may wait for the disk.
+#[derive(Debug)]
+struct Deleting {
+    /// What is told where it takes too long.
+    late: String,
+    work: JoinHandle<Result<(), Problem>>,
+}
+
+impl Deleting {
+    /// What came of it is told once it is over, whether or not anybody waits for it.
+    fn begin(
+        late: String,
+        removal: Removal,
+        tell: impl FnOnce(&Path, Result<(), ProvisionError>) -> Result<(), Problem> + Send + 'static,
+    ) -> Self {
+        let path = removal.path().to_owned();
+        let work = tokio::task::spawn_blocking(move || tell(&path, removal.finish()));
+        Self { late, work }
+    }
+
+    async fn ended(self) -> Result<(), Problem> {
+        self.ended_within(limits::DELETE_TIME_MAX).await
+    }
+
+    async fn ended_within(self, bound: Duration) -> Result<(), Problem> {
+        match timeout(bound, self.work).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(_)) => Err(Problem::new(Code::Internal, "the deletion broke off")
+                .next("see the service's log")),
+            Err(_) => {
+                let why = format!("the disk did not answer in {} s", bound.as_secs());
+                Err(Problem::new(Code::TimedOut, self.late).detail(why).next(
+                    "the change itself holds, and the deletion goes on: an event file-deleted or \
+                     file-not-deleted tells of its end. Until then no device can have this file; \
+                     if the service ends before, look what is left and remove it by hand",
+                ))
+            }
+        }
+    }
+
+    /// The problem that the file is deleted for, once it is.
+    async fn after(self, problem: Problem) -> Problem {
+        match self.ended().await {
+            Ok(()) => problem,
+            Err(left) => problem.detail(left.what),
+        }
+    }
+}
+
+/// What to do with an image that stays and that no device has.
+const REMOVE_BY_HAND: &str = "look whether anybody needs it, and remove it by hand";
+
+fn not_deleted_event(name: &str, problem: &Problem) -> Draft {
     let draft = Draft::error("file-not-deleted", name, &problem.what);
     let draft = draft.cause(&problem.details.join(": "));
-    admin.events().record(draft.next_step(&problem.next_step));
-    Err(problem)
+    draft.next_step(&problem.next_step)
 }
 
 /// A device is gone, and its file is there still.
@@ -585,9 +687,9 @@ mod tests {
 
         // Where it cannot be deleted, that is what is recorded, and what the answer says.
         std::fs::write(&file, "another").unwrap();
-        let problem = delete(&admin, &by(), "d", file.clone(), made)
-            .await
-            .unwrap_err();
+        let removal = admin.removals().begin(file.clone(), made).unwrap();
+        let deleting = delete(&admin, by(), "d".to_owned(), removal);
+        let problem = deleting.ended().await.unwrap_err();
         assert!(
             problem.what.contains("removed, but not all of its file"),
             "{problem}"
@@ -602,6 +704,77 @@ mod tests {
             ("file-not-deleted", problem.what, problem.next_step)
         );
         assert!(file.exists());
+        admin
+            .stop(crate::admin::StopBounds::default())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn while_a_file_is_being_deleted_changes_go_on_and_no_device_gets_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let admin = serving(&directory.path().join("data")).await;
+        let file = directory.path().join("d.img");
+        let link = directory.path().join("link.img");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let made = provision::create_image(&file, 1 << 20, Provisioning::Thin, &mut |_, _| true);
+        let removal = admin.removals().begin(file.clone(), made.unwrap()).unwrap();
+        let add = async |path: &Path| {
+            let mut device = image();
+            let Backing::Image { path: at, .. } = &mut device.backing else {
+                panic!("{device:?}");
+            };
+            at.clone_from(&path.to_owned());
+            let added = admin.edit(by(), "add".to_owned(), |document| insert(document, device));
+            added.await.map(|changed| changed.generation)
+        };
+        for path in [&file, &link] {
+            let refused = add(path).await.unwrap_err();
+            assert_eq!(refused.code, Code::InvalidSettings, "{refused}");
+            let details = refused.details.concat();
+            assert!(details.contains("is being deleted"), "{details}");
+        }
+        let spin = |document: &mut Document| {
+            document.service.spin_us += 1;
+            Ok(())
+        };
+        admin.edit(by(), "spin".to_owned(), spin).await.unwrap();
+
+        let late = Deleting {
+            late: "not yet".to_owned(),
+            work: tokio::spawn(std::future::pending()),
+        };
+        let told = late.ended_within(Duration::from_millis(1)).await;
+        let told = told.unwrap_err();
+        assert_eq!((told.code, &*told.what), (Code::TimedOut, "not yet"));
+        assert!(told.next_step.contains("file-deleted"), "{told}");
+
+        delete(&admin, by(), "d".to_owned(), removal)
+            .ended()
+            .await
+            .unwrap();
+        assert!(!file.exists());
+        std::fs::write(&file, vec![0; 1 << 20]).unwrap();
+        add(&file).await.unwrap();
+        admin
+            .stop(crate::admin::StopBounds::default())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn deletions_that_do_not_end_are_of_a_bounded_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let admin = serving(&directory.path().join("data")).await;
+        let file = FileId::at(directory.path()).unwrap();
+        let begin = || admin.removals().begin("/nowhere/d.img".into(), file);
+        let under_way: Vec<_> = std::iter::repeat_with(begin)
+            .take(limits::REMOVALS_MAX)
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(begin().unwrap_err().code, Code::Busy);
+        drop(under_way);
+        begin().unwrap();
         admin
             .stop(crate::admin::StopBounds::default())
             .await
