@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use target::limits::{BLOCK_SIZE_DEFAULT, QUEUE_DEPTH_DEFAULT, QUEUE_DEPTH_MAX};
+
 /// Largest request body that is not a settings document.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 

@@ -118,7 +118,8 @@ pub enum NewBacking {
     Ram {
         /// Size in bytes.
         size: u64,
-        /// Logical block size in bytes; 512 when absent.
+        /// Logical block size in bytes; [`BLOCK_SIZE_DEFAULT`](crate::limits::BLOCK_SIZE_DEFAULT)
+        /// when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         block_size: Option<u32>,
     },
@@ -144,7 +145,8 @@ pub struct NewImage {
     pub existing: bool,
     /// Thin, or all space reserved.
     pub provisioning: Provisioning,
-    /// Logical block size in bytes; 512 when absent.
+    /// Logical block size in bytes; [`BLOCK_SIZE_DEFAULT`](crate::limits::BLOCK_SIZE_DEFAULT) when
+    /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<u32>,
     /// Refuse writes.

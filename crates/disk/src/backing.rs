@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::BLOCK_SIZE_DEFAULT;
+
 /// What a device is made of.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -120,7 +122,7 @@ impl fmt::Display for Provisioning {
 }
 
 const fn default_block_size() -> u32 {
-    512
+    BLOCK_SIZE_DEFAULT
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Smallest logical block in bytes.
 pub const BLOCK_SIZE_MIN: u32 = 512;
 
+/// Logical block in bytes of an image or RAM disk where nothing else is said.
+pub const BLOCK_SIZE_DEFAULT: u32 = 512;
+
 /// Largest logical block in bytes.
 pub const BLOCK_SIZE_MAX: u32 = 4096;
 

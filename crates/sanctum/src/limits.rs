@@ -16,10 +16,7 @@ pub(crate) const QUESTION_TRIES: usize = 5;
 pub(crate) const INIT_OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Operations at once of a device, for the command line's parser; the service checks its own bound.
-pub(crate) const DEPTH: std::ops::RangeInclusive<i64> = 1..=1024;
-
-/// Operations at once of a new device when nothing else is said, as in the settings.
-pub(crate) const DEPTH_DEFAULT: u16 = 128;
+pub(crate) const DEPTH: std::ops::RangeInclusive<i64> = 1..=api::limits::QUEUE_DEPTH_MAX as i64;
 
 /// Events listed when nothing else is said.
 pub(crate) const EVENTS_LISTED: usize = 30;

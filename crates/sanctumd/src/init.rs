@@ -203,7 +203,7 @@ fn document(wanted: &Init, port: u16, (path, size): (PathBuf, u64)) -> Document 
             path,
             size,
             provisioning: Provisioning::Thin,
-            block_size: 512,
+            block_size: target::limits::BLOCK_SIZE_DEFAULT,
             read_only: false,
         },
     ));

@@ -10,6 +10,8 @@ pub use disk::{Backing, CacheMode, Provisioning};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+
 /// Everything the iSCSI service serves.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -103,7 +105,7 @@ pub struct Device {
 
 impl Device {
     const fn default_depth() -> u16 {
-        128
+        limits::QUEUE_DEPTH_DEFAULT
     }
 
     /// A device with everything else at its default.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use disk::limits::BLOCK_SIZE_DEFAULT;
+
 /// Shards at most, whatever the machine has.
 pub const SHARDS_MAX: usize = 64;
 /// Connections one shard keeps at once, logins in progress included.
@@ -61,7 +63,8 @@ pub const ADMISSIONS_MAX: usize = 1024;
 /// How long a change waits for commands that it must outlive (PREEMPT, resets, reinstatement);
 /// after it the answer is a failure and the LUN goes NOT READY until it drains.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long opening a device may take; then it counts as one that cannot be opened.
+/// How long opening a device may take; then it counts as one that cannot be opened. The thread goes on
+/// waiting, and so what lies at one path is opened by one thread at a time.
 pub const OPEN_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long a step of a change waits for a disk: growing it, or going over to another cache mode.
 pub const DISK_TIME_MAX: Duration = Duration::from_secs(70);
@@ -116,6 +119,8 @@ pub const PATTERN_BYTES_MAX: usize = iscsi::limits::NAME_BYTES_MAX;
 pub const DEVICE_BYTES_MAX: u64 = 1 << 60;
 /// Operations at once on one device.
 pub const QUEUE_DEPTH_MAX: u16 = 1024;
+/// The same where nothing else is said.
+pub const QUEUE_DEPTH_DEFAULT: u16 = 128;
 /// Connections of one portal that the kernel keeps until they are accepted.
 pub const LISTEN_BACKLOG: i32 = 1024;
 /// Notices waiting for the admin floor; further ones are counted and dropped.

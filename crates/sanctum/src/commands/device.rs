@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use api::config::{Backing, CacheMode, Provisioning};
 use api::request::{DeviceChange, DeviceRemoval, NewBacking, NewDevice, NewImage};
 use api::view::{DeviceInfo, DeviceState, DeviceView};
+use clap::builder::RangedI64ValueParser;
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
 use crate::cli::Context;
@@ -44,7 +45,7 @@ pub(crate) enum Command {
         /// Name
         name: String,
         /// Operations at once, 1 to 1024
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(limits::DEPTH))]
+        #[arg(long, value_name = "N", value_parser = depth())]
         queue_depth: Option<u16>,
         /// Several at once (true) or one (false)
         #[arg(long, value_name = "BOOL")]
@@ -114,9 +115,8 @@ pub(crate) enum Create {
         /// Size, such as 512M
         #[arg(long, value_parser = size::parse)]
         size: u64,
-        /// Logical block size in bytes
-        #[arg(long, default_value_t = 512, value_parser = block_size)]
-        block_size: u32,
+        #[arg(long, value_parser = block_size, help = block_size_help())]
+        block_size: Option<u32>,
         #[command(flatten)]
         common: Common,
     },
@@ -141,15 +141,14 @@ pub(crate) struct Image {
     /// The file (default: NAME.img in the service's image directory)
     #[arg(long)]
     path: Option<PathBuf>,
-    /// When its space is reserved
-    #[arg(long, value_enum, default_value_t = Space::Thin, conflicts_with = "existing")]
-    provisioning: Space,
+    /// When its space is reserved (default: thin)
+    #[arg(long, value_enum, conflicts_with = "existing")]
+    provisioning: Option<Space>,
     /// The file is there already and keeps its contents
     #[arg(long, requires = "path")]
     existing: bool,
-    /// Logical block size in bytes
-    #[arg(long, default_value_t = 512, value_parser = block_size)]
-    block_size: u32,
+    #[arg(long, value_parser = block_size, help = block_size_help())]
+    block_size: Option<u32>,
     /// Refuses writes (true) or takes them (false)
     #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
     read_only: bool,
@@ -157,28 +156,23 @@ pub(crate) struct Image {
     common: Common,
 }
 
+/// What every device has. What is not given is the service's to choose; its choice is told here.
 #[derive(Args, Debug)]
 pub(crate) struct Common {
-    /// Cache mode
-    #[arg(long, value_enum, default_value_t = Mode::None)]
-    cache: Mode,
-    /// The medium can be ejected (true) or not (false)
-    #[arg(long, value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
-    removable: bool,
-    /// Several operations at once (true) or one (false)
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
-    asynchronous: bool,
-    /// Operations at once, 1 to 1024
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = limits::DEPTH_DEFAULT,
-        value_parser = clap::value_parser!(u16).range(limits::DEPTH)
-    )]
-    queue_depth: u16,
-    /// Tells of physical blocks larger than the logical ones (true) or hides them (false)
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
-    physical_blocks: bool,
+    /// Cache mode (default: none)
+    #[arg(long, value_enum)]
+    cache: Option<Mode>,
+    /// The medium can be ejected (true) or not (default: false)
+    #[arg(long, value_name = "BOOL")]
+    removable: Option<bool>,
+    /// Several operations at once or (false) one (default: true)
+    #[arg(long, value_name = "BOOL")]
+    asynchronous: Option<bool>,
+    #[arg(long, value_name = "N", value_parser = depth(), help = depth_help())]
+    queue_depth: Option<u16>,
+    /// Tells of physical blocks larger than the logical ones or (false) hides them (default: true)
+    #[arg(long, value_name = "BOOL")]
+    physical_blocks: Option<bool>,
 }
 
 /// Cache modes by the names of the settings.
@@ -232,6 +226,20 @@ fn growth(text: &str) -> Result<Growth, String> {
         Some(more) => size::parse(more).map(Growth::By),
         None => size::parse(text).map(Growth::To),
     }
+}
+
+fn depth() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(limits::DEPTH)
+}
+
+fn depth_help() -> String {
+    let usual = api::limits::QUEUE_DEPTH_DEFAULT;
+    format!("Operations at once, 1 to 1024 (default: {usual})")
+}
+
+fn block_size_help() -> String {
+    let usual = api::limits::BLOCK_SIZE_DEFAULT;
+    format!("Logical block size in bytes, 512 or 4096 (default: {usual})")
 }
 
 fn block_size(text: &str) -> Result<u32, String> {
@@ -336,10 +344,7 @@ impl Create {
                 size,
                 block_size,
                 common,
-            } => {
-                let block_size = Some(block_size);
-                Ok(common.device(name, NewBacking::Ram { size, block_size }))
-            }
+            } => Ok(common.device(name, NewBacking::Ram { size, block_size })),
             Self::Iso { name, path } => {
                 let path = absolute(&path)?;
                 Ok(NewDevice {
@@ -362,8 +367,11 @@ impl Image {
             path: self.path.as_deref().map(absolute).transpose()?,
             size: self.size,
             existing: self.existing,
-            provisioning: self.provisioning.into(),
-            block_size: Some(self.block_size),
+            provisioning: self
+                .provisioning
+                .map(Provisioning::from)
+                .unwrap_or_default(),
+            block_size: self.block_size,
             read_only: self.read_only,
         };
         Ok(self.common.device(self.name, NewBacking::Image(image)))
@@ -375,11 +383,11 @@ impl Common {
         NewDevice {
             name,
             backing,
-            cache: Some(self.cache.into()),
-            removable: Some(self.removable),
-            asynchronous: Some(self.asynchronous),
-            queue_depth: Some(self.queue_depth),
-            physical_blocks: Some(self.physical_blocks),
+            cache: self.cache.map(CacheMode::from),
+            removable: self.removable,
+            asynchronous: self.asynchronous,
+            queue_depth: self.queue_depth,
+            physical_blocks: self.physical_blocks,
         }
     }
 }
@@ -572,6 +580,9 @@ fn live_fields(live: &DeviceInfo) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
+    use api::config::Device;
+    use clap::FromArgMatches;
+
     use super::*;
 
     #[test]
@@ -580,6 +591,43 @@ mod tests {
         assert_eq!(growth("+5G"), Ok(Growth::By(5 << 30)));
         assert!(growth("-5G").is_err());
         assert!(growth("++5G").is_err());
+    }
+
+    #[test]
+    fn the_help_tells_what_the_service_chooses() {
+        let path = "a".into();
+        let usual = Device::new("a", Backing::Iso { path });
+        let told = [
+            ("cache", usual.cache.to_string()),
+            ("removable", usual.removable.to_string()),
+            ("asynchronous", usual.asynchronous.to_string()),
+            ("queue_depth", usual.queue_depth.to_string()),
+            ("physical_blocks", usual.physical_blocks.to_string()),
+            ("provisioning", Provisioning::default().to_string()),
+            ("block_size", api::limits::BLOCK_SIZE_DEFAULT.to_string()),
+        ];
+        let command = Create::augment_subcommands(clap::Command::new("create"));
+        let image = command.find_subcommand("image").unwrap();
+        for (name, default) in told {
+            let mut arguments = image.get_arguments();
+            let argument = arguments.find(|argument| argument.get_id() == name);
+            let help = argument.and_then(clap::Arg::get_help).unwrap().to_string();
+            assert!(
+                help.ends_with(&format!("(default: {default})")),
+                "{name}: {help}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_is_not_sent() {
+        let line = ["create", "ram", "a", "--size", "1M"];
+        let command = Create::augment_subcommands(clap::Command::new("create"));
+        let matches = command.get_matches_from(line);
+        let create = Create::from_arg_matches(&matches).unwrap();
+        let new = serde_json::to_value(create.into_device().unwrap()).unwrap();
+        let backing = serde_json::json!({"kind": "ram", "size": 1 << 20});
+        assert_eq!(new, serde_json::json!({"name": "a", "backing": backing}));
     }
 
     #[test]
