@@ -521,9 +521,14 @@ impl Admin {
                 // Secrets of the change before this one, where the disk did not take them then:
                 // they belong to settings that this change replaces.
                 stored.finish().map_err(|error| trouble::secrets(&error))?;
+                let none = secrets.is_empty();
+                if none {
+                    let ready = stored.stage_none();
+                    ready.map_err(|error| trouble::secrets(&error))?;
+                }
                 let settings = admin.store().stage(plan, &who, &why);
                 let settings = settings.map_err(|error| trouble::stage(&error))?;
-                let secrets = match secrets.is_empty() {
+                let secrets = match none {
                     true => None,
                     false => {
                         let staged = stored.stage(secrets.set, &secrets.dropped, &settings);
@@ -576,7 +581,7 @@ impl Admin {
                 }
                 Err(ActivateError::NotActivated(_)) => {
                     if let Err(error) = stored.discard(secrets) {
-                        tracing::warn!(%error, "staged secrets stay until the next start");
+                        tracing::warn!(%error, "staged secrets stay until the next change or start");
                     }
                     Ok(())
                 }

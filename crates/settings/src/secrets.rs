@@ -412,6 +412,21 @@ impl Secrets {
         Ok(StagedSecrets(next))
     }
 
+    /// In place of [`Secrets::stage`] for a generation without secrets of its own, before it is
+    /// staged: removes what a change that was given up may have left. Its generation's number is
+    /// given again, and an edit of that one by hand would bring these into force.
+    ///
+    /// # Errors
+    /// It cannot be removed; nothing is changed then.
+    pub fn stage_none(&mut self) -> Result<(), SecretsError> {
+        self.finish()?;
+        self.remove_staged()?;
+        let path = self.staged_path();
+        let directory = path.parent().unwrap_or(&path);
+        let stable = self.storage.sync_directory(directory);
+        stable.map_err(|source| SecretsError::Write { path, source })
+    }
+
     /// Puts staged secrets in force; to be called when their generation is current. In memory they
     /// are in force even where an error is given.
     ///
@@ -433,7 +448,7 @@ impl Secrets {
     /// Gives staged secrets up; their generation will never be current.
     ///
     /// # Errors
-    /// The file could not be removed; it does no harm and goes with the next load.
+    /// The file could not be removed; it does no harm and goes with the next change or load.
     pub fn discard(&self, staged: StagedSecrets) -> io::Result<()> {
         drop(staged);
         remove_leftover(&*self.storage, &self.staged_path())
@@ -509,9 +524,7 @@ impl Secrets {
                 self.unfinished = true;
                 self.finish().map(|()| None)
             }
-            Fate::GivenUp => remove_leftover(&*self.storage, &path)
-                .map(|()| None)
-                .map_err(|source| SecretsError::Write { path, source }),
+            Fate::GivenUp => self.remove_staged().map(|()| None),
             Fate::Unknown => read_file(&*self.storage, &path),
         }
     }
@@ -520,6 +533,10 @@ impl Secrets {
     fn take_in(&mut self, staged: Named) -> Result<(), SecretsError> {
         let next = self.with(staged, &[])?;
         self.write(next)?;
+        self.remove_staged()
+    }
+
+    fn remove_staged(&self) -> Result<(), SecretsError> {
         let path = self.staged_path();
         remove_leftover(&*self.storage, &path)
             .map_err(|source| SecretsError::Write { path, source })

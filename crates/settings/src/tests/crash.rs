@@ -475,3 +475,47 @@ fn an_edit_by_hand_is_adopted_with_the_secrets_it_names() {
     assert!(load(&disk).expect("loads").contains("b"));
     goes_on(&disk, "adopted");
 }
+
+#[test]
+fn secrets_that_were_given_up_do_not_come_into_force_with_a_later_change() {
+    let load = |disk: &Arc<Disk>| Secrets::load_from(disk.clone(), Path::new("/data"));
+    let old = (Some("secret-number-0001".to_owned()), None);
+    let mut refused = 0;
+    for step in 0.. {
+        let disk = Arc::new(prepared(2));
+        let (store, _) = start(&disk);
+        let mut secrets = load(&disk).expect("loads");
+        let first = SecretString::from("secret-number-0001");
+        secrets.set("a", first).expect("set");
+        let plan = store.propose(numbered(77), &anything).expect("a plan");
+        let staged = store.stage(plan, "tester", "given up").expect("staged");
+        let given_up = staged.generation().expect("a generation").number;
+        let news = vec![("b".to_owned(), SecretString::from("secret-number-000b"))];
+        let next = secrets.stage(news, &[], &staged).expect("staged");
+        disk.plan(Fault::At(0));
+        secrets.discard(next).expect_err("the disk fails");
+        staged.discard().expect("discarded");
+
+        disk.plan(Fault::At(step));
+        let ready = secrets.stage_none();
+        let done = disk.steps() <= step;
+        disk.plan(Fault::None);
+        if ready.is_err() {
+            refused += 1;
+        } else {
+            let plan = store.propose(numbered(78), &anything).expect("a plan");
+            let made = store.commit(plan, "tester", "a later one").expect("made");
+            assert_eq!(made.number, given_up, "a number is given again");
+        }
+        for seed in 0..SEEDS {
+            let lost = disk.after_crash(seed);
+            Hand::Edits.at_work(&lost);
+            let now = a_and_b(&load(&Arc::new(lost)).expect("loads"));
+            assert_eq!(now, old, "step {step}, seed {seed}");
+        }
+        if done {
+            assert!(refused > 0, "no fault met the removal");
+            return;
+        }
+    }
+}
