@@ -308,17 +308,18 @@ impl Service {
         durable.beside = beside;
         durable.store = Some(store);
         let published = self.carry_out(unit, durable, applied).await;
-        // Not before every shard goes by the reservations that hold.
-        unit.set_disk(Some(disk));
-        self.tell_doubt(unit);
+        // While nobody reaches the disk: no flush may succeed before who wrote is told, and nobody
+        // write whom this document does not name.
         let work = UnitWork {
             doubt: true,
             ..UnitWork::new(unit)
         };
         let told = self.inner.control.barrier(work).await;
-        published
-            .and_then(|()| told.map_err(|Overdue| Failure::Overdue))
-            .map_err(|failure| service::failed(&device.name, failure))
+        told.map_err(|Overdue| not_switched(&device.name))?;
+        // Not before every shard goes by the reservations that hold.
+        unit.set_disk(Some(disk));
+        self.tell_doubt(unit);
+        published.map_err(|failure| service::failed(&device.name, failure))
     }
 
     /// A physical disk, or the volume under it, may have grown.

@@ -12,8 +12,12 @@ use target::ServiceError;
 use target::config::{Backing, Config, Provisioning};
 use target::info::DeviceState;
 
-use crate::site::{B, Door, SOON, Site, file, lun1, two};
-use crate::support::{Initiator, block, cdb, reserve_out, sense, took, wait_for, write10};
+use crate::site::{B, Door, Site, file, lun1, two};
+use crate::support::{
+    HANG, Initiator, block, cdb, is_doubt, reserve_out, sense, took, wait_for, write10,
+};
+
+mod anew;
 
 /// LUN 1.
 const LUN: u64 = 1 << 48;

@@ -1,0 +1,41 @@
+//! What must hold while a device is not open, and when it is opened.
+
+use std::process::Command;
+
+use super::*;
+use crate::site::{A, SOON};
+use crate::support::{ram, read10, settings};
+
+fn not_ready(site: &Site) -> String {
+    match site.state("b") {
+        DeviceState::NotReady { reason } => reason,
+        state => panic!("it is {state:?}"),
+    }
+}
+
+/// Holds the thread of the only shard up, by a command on LUN 0, until the mood lets go.
+fn hold_shard(site: &Site, initiator: &mut Initiator) {
+    site.mood(A).executing.close();
+    initiator.submit(read10(0, 1), None, 512);
+    site.mood(A).executing.wait_for_somebody();
+}
+
+#[test]
+fn a_device_is_not_ready_before_who_wrote_can_be_told() {
+    let image = Image::new(CacheMode::None);
+    image.edit(|beside| {
+        beside.wrote(&nexus("a").to_string(), "an earlier boot");
+    });
+    let mut site = image.start_taken();
+    let (mut a, mut b) = (site.initiator("a"), site.initiator("b"));
+    assert_eq!(sense(&settled(&mut a)).0, 2, "NOT READY");
+    hold_shard(&site, &mut b);
+    site.opening.is_taken.store(false, Ordering::SeqCst);
+    site.load("b").unwrap_err();
+    not_ready(&site);
+    assert_eq!(site.told("device-ready"), 0);
+    site.mood(A).executing.open();
+    wait_for("the device", || site.state("b") == DeviceState::Ready);
+    assert!(is_doubt(&settled(&mut a)), "a flush must not lie");
+    assert_eq!(lun1(&mut a, &[0x35], 0).0.status, 0);
+}
