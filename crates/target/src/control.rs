@@ -269,12 +269,10 @@ impl Control {
             // It would wait for the commands that the one before has waited for in vain.
             return Err(Failure::Overdue.into());
         }
-        let is_kept = matches!(
-            change,
-            Change::Reservation(_) | Change::Mode(_) | Change::Legacy(_)
-        );
-        if is_kept && durable.store.is_none() {
+        let needs_device = !matches!(change, Change::Prevent { .. });
+        if needs_device && durable.store.is_none() {
             // Reservations are those of whoever has the device; they are read when it is opened.
+            // Nor has it a medium to take out or load: only opening it makes it ready.
             return Err(Response::fault(Fault::NotReady, true));
         }
         let applied = scsi::change::apply(&unit.published(), nexus, change)?;

@@ -39,3 +39,24 @@ fn a_device_is_not_ready_before_who_wrote_can_be_told() {
     assert!(is_doubt(&settled(&mut a)), "a flush must not lie");
     assert_eq!(lun1(&mut a, &[0x35], 0).0.status, 0);
 }
+
+#[test]
+fn an_initiator_does_not_make_a_device_ready_that_is_not_open() {
+    let mut image = Image::new(CacheMode::None);
+    image.config.devices[1].removable = true;
+    let site = image.start_taken();
+    let mut a = site.initiator("a");
+    assert_eq!(sense(&settled(&mut a)).0, 2, "NOT READY");
+    let (eject, load) = ([0x1b, 0, 0, 0, 2, 0], [0x1b, 0, 0, 0, 3, 0]);
+    for tray in [eject, load] {
+        assert_eq!(sense(&lun1(&mut a, &tray, 0).0).0, 2, "NOT READY");
+        assert!(not_ready(&site).contains("/of/somebody"));
+    }
+    // Nor does that keep it from being loaded by itself.
+    free(&site);
+    assert_eq!(settled(&mut a).status, 0);
+    for tray in [eject, load] {
+        assert_eq!(lun1(&mut a, &tray, 0).0.status, 0);
+    }
+    assert_eq!(write(&mut a).status, 0);
+}
