@@ -129,6 +129,12 @@ impl Shard {
                 session.doubt(&work.unit);
             }
         }
+        if work.doubt {
+            // A write that waits for its data has begun under another document.
+            for (_, running) in &mut self.running {
+                running.recorded &= !Arc::ptr_eq(&running.unit, &work.unit);
+            }
+        }
         let wait = self.open_wait(Then::Tell(done));
         let of_unit = |unit: &Arc<LogicalUnit>| Arc::ptr_eq(unit, &work.unit);
         let aborted = match &work.abort {

@@ -60,3 +60,30 @@ fn an_initiator_does_not_make_a_device_ready_that_is_not_open() {
     }
     assert_eq!(write(&mut a).status, 0);
 }
+
+#[test]
+fn a_write_that_began_before_a_device_was_opened_anew_is_noted_there() {
+    let image = Image::new(CacheMode::WriteBack);
+    let directory = tempfile::tempdir().unwrap();
+    let site = Site::start_behind(directory, image.config.clone(), Arc::default());
+    let mut offer = settings("a", 1);
+    (offer.offer.initial_r2t, offer.offer.immediate_data) = (true, false);
+    let mut a = Initiator::begin_with(site.now().portals[0].socket_address(), offer);
+    a.outcome().unwrap();
+    settled(&mut a);
+    assert_eq!(write(&mut a).status, 0);
+    // It is asked for its data, and does not send any yet.
+    let late = a.submit_to(LUN, write10(0, 1), Some(block(8)), 0);
+    a.wait_for_bytes();
+    broken(&site);
+    site.opening.is_taken.store(true, Ordering::SeqCst);
+    site.load("b").unwrap_err();
+    // Somebody else has it meanwhile, and stops well.
+    image.edit(|beside| beside.writers = None);
+    site.opening.is_taken.store(false, Ordering::SeqCst);
+    site.load("b").unwrap();
+    assert_eq!(a.end_of(late).0.status, 0);
+    let writers = image.store.load().unwrap().unwrap().writers;
+    let noted = writers.is_some_and(|it| it.nexuses.contains(&nexus("a").to_string()));
+    assert!(noted, "nobody would tell it of a loss");
+}
