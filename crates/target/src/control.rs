@@ -576,13 +576,17 @@ impl Control {
         let Some(medium) = unit.set_stuck(None) else {
             return;
         };
-        unit.set_trouble(None);
+        // One that was being opened anew is as far as it was, and not ready.
+        let trouble = (medium == scsi::Medium::Stuck).then_some("its commands have ended; load it");
+        unit.set_trouble(trouble.map(str::to_owned));
         let mut next = scsi::Unit::clone(&unit.published());
         next.medium = medium;
         unit.publish(next);
-        self.shared.tell(Notice::DeviceReady {
-            device: unit.name.clone(),
-        });
+        if medium == scsi::Medium::Present {
+            self.shared.tell(Notice::DeviceReady {
+                device: unit.name.clone(),
+            });
+        }
     }
 }
 

@@ -87,3 +87,21 @@ fn a_write_that_began_before_a_device_was_opened_anew_is_noted_there() {
     let noted = writers.is_some_and(|it| it.nexuses.contains(&nexus("a").to_string()));
     assert!(noted, "nobody would tell it of a loss");
 }
+
+#[test]
+fn a_device_that_got_stuck_while_it_was_opened_anew_is_not_told_as_ready() {
+    let image = Image::new(CacheMode::WriteBack);
+    let directory = tempfile::tempdir().unwrap();
+    let mut site = Site::start_behind(directory, image.config.clone(), Arc::default());
+    let mut a = site.initiator("a");
+    settled(&mut a);
+    hold_shard(&site, &mut a);
+    broken(&site);
+    site.load("b").unwrap_err();
+    assert!(not_ready(&site).contains("load it"));
+    assert_eq!(site.told("device-ready"), 0);
+    site.mood(A).executing.open();
+    site.load("b").unwrap();
+    assert_eq!(site.state("b"), DeviceState::Ready);
+    assert_eq!(site.told("device-ready"), 1);
+}
