@@ -31,7 +31,7 @@ use crate::devices;
 use crate::exports::Exports;
 use crate::limits;
 use crate::listeners::{self, Listeners, Place};
-use crate::opening::{unanswered, within};
+use crate::opening::{Patience, unanswered, within};
 use crate::provision::Fault;
 use crate::secrets::Secrets;
 use crate::service::{Service, ServiceError, failed, not_switched};
@@ -178,12 +178,19 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let new = |device: &&Device| !before.units.contains_key(&device.name);
         for device in config.devices.iter().filter(new) {
-            // What was broken before and is as it was must not stand in the way of other changes.
+            // What was broken before and is as it was must not stand in the way of other changes, nor
+            // keep them waiting: where an earlier try has not ended, it stays as it is.
             let as_before = before.config.devices.contains(device);
+            let failed = before.failed.get(&device.name).filter(|_| as_before);
+            if let Some(reason) = failed.filter(|_| self.inner.opens.is_taken(device)) {
+                ready.failed.insert(device.name.clone(), reason.clone());
+                continue;
+            }
+            let patience = failed.map_or(Patience::Some, |_| Patience::None);
             let kept = before.units.values();
             let kept = kept.filter(|unit| config.device(&unit.name).is_some());
             let others = kept.chain(ready.units.values());
-            match self.open_device(config, device, others).await {
+            match self.open_device(config, device, others, patience).await {
                 Ok(unit) if as_before || unit.trouble().is_none() => {
                     ready.units.insert(device.name.clone(), unit);
                 }

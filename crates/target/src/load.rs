@@ -196,7 +196,9 @@ impl Service {
         let unit = match opened {
             Some(disk) => self.adopt_device(&config, device, disk, others).await?,
             None => {
-                let unit = self.open_device(&config, device, others).await;
+                let unit = self
+                    .open_device(&config, device, others, Patience::Some)
+                    .await;
                 unit.map_err(|reason| device_error(device, reason))?
             }
         };

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use disk::{BesideStore, DeviceError, Disk};
+use disk::{BesideStore, CacheMode, DeviceError, Disk};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -24,7 +24,7 @@ use crate::limits;
 use crate::load::Waiting;
 use crate::notice::Notice;
 use crate::provision::Fault;
-use crate::service::{Inner, Service, ServiceError, not_switched};
+use crate::service::{Inner, Opener, Service, ServiceError, not_switched};
 use crate::unit::LogicalUnit;
 
 type Opened = Result<LogicalUnit, String>;
@@ -42,6 +42,11 @@ impl Opens {
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         let turn = turns.entry(place);
         Arc::clone(turn.or_insert_with(|| Arc::new(Semaphore::new(1))))
+    }
+
+    /// Whether somebody is opening it, maybe for as long as its disk does not answer.
+    pub(crate) fn is_taken(&self, device: &Device) -> bool {
+        self.turn(device).available_permits() == 0
     }
 }
 
@@ -85,6 +90,20 @@ impl NotOpened {
 pub(crate) enum Patience {
     Some,
     None,
+}
+
+impl Patience {
+    fn open(
+        self,
+        opener: &Opener,
+        backing: &Backing,
+        mode: CacheMode,
+    ) -> Result<Arc<dyn Disk>, DeviceError> {
+        match self {
+            Self::Some => opener.open(backing, mode),
+            Self::None => opener.open_now(backing, mode),
+        }
+    }
 }
 
 /// What came of opening within the bound.
@@ -170,7 +189,22 @@ impl Service {
 
     /// `true`: it is late or in use, and loaded by itself later.
     async fn open_first(&self, device: &Device, exposure: Exposure) -> (Opened, bool) {
-        let reason = match self.open_within(device, &exposure).await {
+        let bound = self.inner.options.open_time;
+        let (backed, data_dir) = (device.clone(), self.inner.options.data_dir.clone());
+        let shown = exposure.clone();
+        let unopened =
+            move || devices::assemble(&backed, Err(unanswered(bound)), &shown, &data_dir);
+        // Nobody is served before all are opened or given up, so there is one bound for both: what
+        // is late is looked at while it is still being opened.
+        let mut opening = Box::pin(self.open_within(device, &exposure, Patience::Some));
+        let (outcome, known) = match timeout(bound / 2, &mut opening).await {
+            Ok(outcome) => (outcome, None),
+            Err(_) => {
+                let (outcome, known) = tokio::join!(opening, within(bound / 2, unopened));
+                (outcome, Some(known))
+            }
+        };
+        let reason = match outcome {
             Ok(Outcome { opened, in_use }) => return (opened, in_use),
             Err(reason) => reason,
         };
@@ -202,11 +236,12 @@ impl Service {
     pub(crate) async fn open_device(
         &self,
         config: &Config,
+        patience: Patience,
         device: &Device,
         others: impl Iterator<Item = &Arc<LogicalUnit>>,
     ) -> Result<Arc<LogicalUnit>, String> {
         let exposure = Exposure::of(config, &device.name);
-        let outcome = self.open_within(device, &exposure).await;
+        let outcome = self.open_within(device, &exposure, patience).await;
         let outcome = outcome.map_err(|reason| reason.to_string())?;
         let unit = outcome.opened?;
         alone(device, &unit, others)?;
@@ -248,13 +283,14 @@ impl Service {
 
     async fn open_within(
         &self,
+        patience: Patience,
         device: &Device,
         exposure: &Exposure,
     ) -> Result<Outcome, NotOpened> {
         let (backed, exposure) = (device.clone(), exposure.clone());
         let options = self.inner.options.clone();
         self.open_alone(device, move |given_up| {
-            let opened = options.opener.open(&backed.backing, backed.cache);
+            let opened = patience.open(&options.opener, &backed.backing, backed.cache);
             let in_use = matches!(&opened, Err(error) if devices::fault(error) == Fault::InUse);
             let opened = if given_up.load(Ordering::Acquire) {
                 Err("nobody waits for it any more".to_owned())
@@ -275,10 +311,7 @@ impl Service {
     ) -> Result<Arc<dyn Disk>, NotOpened> {
         let (backing, mode) = (device.backing.clone(), device.cache);
         let opener = self.inner.options.opener.clone();
-        let open = move |_: &AtomicBool| match patience {
-            Patience::Some => opener.open(&backing, mode),
-            Patience::None => opener.open_now(&backing, mode),
-        };
+        let open = move |_: &AtomicBool| patience.open(&opener, &backing, mode);
         let opened = self.open_alone(device, open).await?;
         opened.map_err(NotOpened::Refused)
     }

@@ -105,3 +105,43 @@ fn a_device_that_got_stuck_while_it_was_opened_anew_is_not_told_as_ready() {
     assert_eq!(site.state("b"), DeviceState::Ready);
     assert_eq!(site.told("device-ready"), 1);
 }
+
+#[test]
+fn changes_do_not_wait_for_late_devices_without_an_identity() {
+    let opening = Arc::<Door>::default();
+    opening.close();
+    let (directory, mut config) = (tempfile::tempdir().unwrap(), two());
+    config.devices.push(ram("c", B + (1 << 20)));
+    config.devices.push(ram("d", B + (2 << 20)));
+    let site = Site::start_behind(directory, config, opening);
+    let now = site.now();
+    let took = took(|| site.apply(&now).unwrap());
+    assert!(took < SOON, "it waited for them: {took:?}");
+    not_ready(&site);
+    site.opening.open();
+    for name in ["b", "c", "d"] {
+        wait_for("a device", || site.state(name) == DeviceState::Ready);
+    }
+}
+
+#[test]
+fn a_start_waits_once_for_a_file_system_that_does_not_answer() {
+    let image = Image::new(CacheMode::None);
+    let document = image.store.path().to_path_buf();
+    std::fs::remove_file(&document).unwrap();
+    let pipe = Command::new("mkfifo").arg(&document).status();
+    assert!(pipe.unwrap().success());
+    let directory = tempfile::tempdir().unwrap();
+    let mut site = None;
+    let bound = 2 * SOON;
+    let start = || Site::start_patiently(directory, image.config.clone(), Arc::default(), bound);
+    let took = took(|| site = Some(start()));
+    let site = site.unwrap();
+    not_ready(&site);
+    // Whoever reads it goes on, and nobody waits there any more.
+    let writer = std::fs::OpenOptions::new().write(true).open(&document);
+    std::fs::remove_file(&document).unwrap();
+    drop(writer.unwrap());
+    assert!(took < bound + bound / 2, "it waited twice: {took:?}");
+    wait_for("the device", || site.state("b") == DeviceState::Ready);
+}
