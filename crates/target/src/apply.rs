@@ -262,7 +262,8 @@ impl Service {
         before: &Exports,
         config: &Config,
     ) -> Result<Vec<Switched>, ServiceError> {
-        let wanted: Vec<_> = kept(before, config).filter_map(to_switch).collect();
+        let all = kept(before, config).filter_map(to_switch);
+        let (behind, wanted): (Vec<_>, Vec<_>) = all.partition(|(kept, _)| is_left_behind(*kept));
         let ahead = wanted.iter();
         sync_ahead(ahead.map(|((_, device, _), disk)| (*device, Arc::clone(disk)))).await?;
         let mut switched = Vec::new();
@@ -284,7 +285,29 @@ impl Service {
                 });
             }
         }
+        self.put_right(behind).await;
         Ok(switched)
+    }
+
+    /// Modes that an earlier change left behind: nobody asks for these now, and the next change
+    /// tries again, so what fails stands in the way of nothing.
+    async fn put_right(&self, behind: Vec<(Kept<'_>, Arc<dyn Disk>)>) {
+        for ((_, device, unit), disk) in behind {
+            let ahead = std::iter::once((device, Arc::clone(&disk)));
+            let switched = match sync_ahead(ahead).await {
+                Ok(()) => {
+                    self.change_mode(unit, &disk, device, Reservations::Respect)
+                        .await
+                }
+                failed => failed,
+            };
+            if let Err(error) = switched {
+                tracing::error!(
+                    device = %unit.name, %error,
+                    "its cache mode, left behind by an earlier change, cannot be put right"
+                );
+            }
+        }
     }
 
     async fn switch_back(&self, switched: Vec<Switched>) -> Result<(), Left> {
@@ -433,12 +456,16 @@ fn to_switch<'a>((old, device, unit): Kept<'a>) -> Option<(Kept<'a>, Arc<dyn Dis
     if disk.cache_mode() == device.cache {
         return None;
     }
-    // Nobody asks for this one now: it must not stand in the way of other changes.
-    let left_behind = old.cache == device.cache;
-    if left_behind && devices::holders(&unit.published()).is_some() {
+    let kept = (old, device, unit);
+    if is_left_behind(kept) && devices::holders(&unit.published()).is_some() {
         return None;
     }
-    Some(((old, device, unit), disk))
+    Some((kept, disk))
+}
+
+/// Nobody asks for this mode now: it must not stand in the way of other changes.
+fn is_left_behind((old, device, _): Kept<'_>) -> bool {
+    old.cache == device.cache
 }
 
 /// A device as it was and as it shall be.

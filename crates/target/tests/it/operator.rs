@@ -141,6 +141,12 @@ fn a_mode_that_cannot_go_back_is_named_and_put_right_by_the_next_change() {
         CacheMode::WriteThrough,
         "what is, not what should be"
     );
+    // It is in nobody's way meanwhile.
+    let mut other = before.clone();
+    other.targets[0].access.clear();
+    site.apply(&other).unwrap();
+    assert_eq!(site.now(), other);
+    assert_eq!(site.mode(A), Some(CacheMode::WriteThrough));
     site.mood(A).refuses_modes.store(false, Ordering::Release);
     site.apply(&before).unwrap();
     assert_eq!(site.mode(A), Some(CacheMode::None));
