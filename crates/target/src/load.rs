@@ -41,7 +41,8 @@ impl Service {
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], [`ServiceError::Device`] with what is still wrong,
-    /// [`ServiceError::LoadFailed`] where it was served up to now, [`ServiceError::NotSwitched`] where an earlier change of it does not end,
+    /// [`ServiceError::LoadFailed`] where it was served up to now,
+    /// [`ServiceError::NotSwitched`] where an earlier change of it does not end,
     /// [`ServiceError::Stuck`] where the device is loaded but commands did not end.
     pub async fn load_device(&self, name: &str) -> Result<(), ServiceError> {
         let (service, name) = (self.clone(), name.to_owned());
@@ -307,9 +308,6 @@ impl Service {
             applied.unit.medium = Medium::Absent;
         }
         unit.set_doubt(beside.clone());
-        durable.beside = beside;
-        durable.store = Some(store);
-        let published = self.carry_out(unit, durable, applied).await;
         // While nobody reaches the disk: no flush may succeed before who wrote is told, and nobody
         // write whom this document does not name.
         let work = UnitWork {
@@ -318,6 +316,9 @@ impl Service {
         };
         let told = self.inner.control.barrier(work).await;
         told.map_err(|Overdue| not_switched(&device.name))?;
+        durable.beside = beside;
+        durable.store = Some(store);
+        let published = self.carry_out(unit, durable, applied).await;
         // Not before every shard goes by the reservations that hold.
         unit.set_disk(Some(disk));
         self.tell_doubt(unit);

@@ -208,11 +208,9 @@ impl Service {
             Ok(Outcome { opened, in_use }) => return (opened, in_use),
             Err(reason) => reason,
         };
-        let (pending, reason) = (reason.may_pass(), reason.to_string());
-        let (device, data_dir) = (device.clone(), self.inner.options.data_dir.clone());
-        let assemble = move || devices::assemble(&device, Err(reason), &exposure, &data_dir);
-        let opened = self.opening(assemble).await.and_then(|opened| opened);
-        (opened, pending)
+        let known = known.unwrap_or_else(|| Err(reason.to_string()));
+        let opened = known.map_err(|_| reason.to_string()).and_then(|unit| unit);
+        (opened, reason.may_pass())
     }
 
     /// What was late or in use at the start is loaded once it answers or is free, unless nobody
@@ -236,9 +234,9 @@ impl Service {
     pub(crate) async fn open_device(
         &self,
         config: &Config,
-        patience: Patience,
         device: &Device,
         others: impl Iterator<Item = &Arc<LogicalUnit>>,
+        patience: Patience,
     ) -> Result<Arc<LogicalUnit>, String> {
         let exposure = Exposure::of(config, &device.name);
         let outcome = self.open_within(device, &exposure, patience).await;
@@ -283,9 +281,9 @@ impl Service {
 
     async fn open_within(
         &self,
-        patience: Patience,
         device: &Device,
         exposure: &Exposure,
+        patience: Patience,
     ) -> Result<Outcome, NotOpened> {
         let (backed, exposure) = (device.clone(), exposure.clone());
         let options = self.inner.options.clone();
