@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{HANG, Initiator, World, block, cdb, reserve_out, sense, write10};
+use crate::support::{HANG, Initiator, World, block, cdb, is_doubt, reserve_out, sense, write10};
 use disk::{BesideStore, CacheMode, Fault};
 use iscsi::initiator::Completion;
 use scsi::Nexus;
@@ -13,10 +13,6 @@ use target::config::{Backing, Config};
 use target::{Secrets, ServiceError};
 
 const FLUSH: [u8; 1] = [0x35];
-
-fn is_doubt(completion: &Completion) -> bool {
-    completion.status == 2 && completion.sense[0] & 0x7f == 0x71 && sense(completion) == (3, 0x0c00)
-}
 
 /// An image with a note beside it, that initiator `a` had written before an unclean stop of the
 /// host: the configuration, the note's place, and whom it names.

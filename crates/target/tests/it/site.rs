@@ -213,11 +213,21 @@ impl Site {
         config: Config,
         opening: Arc<Door>,
     ) -> Self {
+        Self::start_patiently(directory, config, opening, SOON)
+    }
+
+    /// As [`Self::start_behind`]; opening a device may take so long.
+    pub(crate) fn start_patiently(
+        directory: tempfile::TempDir,
+        config: Config,
+        opening: Arc<Door>,
+        open_time: Duration,
+    ) -> Self {
         let options = Options {
             shards: 1,
             drain_time: SOON,
             flush_time: SOON,
-            open_time: SOON,
+            open_time,
             ..Options::new(directory.path())
         };
         let moods = Moods::default();

@@ -497,6 +497,11 @@ pub(crate) fn sense(completion: &Completion) -> (u8, u16) {
     }
 }
 
+/// Whether it tells, as a deferred error, that writes may be lost.
+pub(crate) fn is_doubt(completion: &Completion) -> bool {
+    completion.status == 2 && completion.sense[0] & 0x7f == 0x71 && sense(completion) == (3, 0x0c00)
+}
+
 /// A block's worth of one byte.
 pub(crate) fn block(byte: u8) -> Vec<u8> {
     vec![byte; BLOCK]
