@@ -78,6 +78,20 @@ struct State {
     broken: bool,
 }
 
+impl State {
+    /// What a shard that ends before its time has on the disk goes on.
+    fn die(&mut self, s: usize) {
+        let shard = &mut self.shards[s];
+        shard.gone = true;
+        for task in &mut shard.tasks {
+            match task {
+                Task::OnDisk | Task::Aborted => self.lost = true,
+                _ => *task = Task::Over,
+            }
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Action {
     Publish,
@@ -226,16 +240,7 @@ impl Model for Protocol {
                 state.shards[s].tasks[t] = Task::OnDisk;
             }
             Action::Abort(s, t) => state.shards[s].tasks[t] = Task::Aborted,
-            Action::Die(s) => {
-                let shard = &mut state.shards[s];
-                shard.gone = true;
-                for task in &mut shard.tasks {
-                    match task {
-                        Task::OnDisk | Task::Aborted => state.lost = true,
-                        _ => *task = Task::Over,
-                    }
-                }
-            }
+            Action::Die(s) => state.die(s),
             Action::Finish(s, t) => {
                 let shard = &mut state.shards[s];
                 shard.tasks[t] = Task::Over;

@@ -247,6 +247,14 @@ mod tests {
             }
         }
 
+        /// One that has heard of its power-on.
+        fn welcomed(address: SocketAddr, isid: u8) -> Self {
+            let mut client = Self::login(address, isid).unwrap();
+            client.send(&[0], 0);
+            assert_eq!(client.status(), Ok(Some(2)), "the power-on attention");
+            client
+        }
+
         fn send(&mut self, cdb: &[u8], read_len: u32) {
             self.send_to(0, cdb, read_len);
         }
@@ -315,6 +323,22 @@ mod tests {
         runtime.block_on(service.shutdown()).unwrap();
     }
 
+    /// A RAM disk that takes one command at a time.
+    fn one_at_a_time() -> Config {
+        let mut config = config();
+        let (size, block_size) = (1 << 20, 512);
+        config.devices.push(Device {
+            asynchronous: false,
+            ..Device::new("ram", Backing::Ram { size, block_size })
+        });
+        config.targets[0].luns.push(Lun {
+            number: 0,
+            device: "ram".to_owned(),
+            read_only: false,
+        });
+        config
+    }
+
     #[test]
     fn passes_of_a_shard_that_is_gone_go_to_the_next_in_turn() {
         let directory = tempfile::tempdir().unwrap();
@@ -335,29 +359,13 @@ mod tests {
             opener,
             ..Options::new(directory.path())
         };
-        let mut config = config();
-        let (size, block_size) = (1 << 20, 512);
-        config.devices.push(Device {
-            asynchronous: false,
-            ..Device::new("ram", Backing::Ram { size, block_size })
-        });
-        config.targets[0].luns.push(Lun {
-            number: 0,
-            device: "ram".to_owned(),
-            read_only: false,
-        });
+        let config = one_at_a_time();
         let address = config.portals[0].socket_address();
         let (sender, _notices) = mpsc::channel(100);
         let started = Service::start(options, config, Secrets::new(), sender);
         let service = runtime.block_on(started).unwrap();
-        let mut clients: Vec<_> = (0..2)
-            .map(|isid| {
-                let mut client = Client::login(address, isid).unwrap();
-                client.send(&[0], 0);
-                assert_eq!(client.status(), Ok(Some(2)), "the power-on attention");
-                client
-            })
-            .collect();
+        let clients = (0..2).map(|isid| Client::welcomed(address, isid));
+        let mut clients: Vec<_> = clients.collect();
         let shard_of = |isid: &str| {
             let sessions = service.sessions();
             let session = sessions.iter().find(|it| it.isid.ends_with(isid));

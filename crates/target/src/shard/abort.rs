@@ -185,77 +185,37 @@ impl Shard {
         let unit = single_level(request.lun)
             .and_then(|number| self.sessions[session].find(number))
             .map(|lun| Arc::clone(&lun.unit));
-        let resets = matches!(
-            request.function,
-            TmfFunction::ClearTaskSet
-                | TmfFunction::LogicalUnitReset
-                | TmfFunction::TargetWarmReset
-                | TmfFunction::TargetColdReset
-        );
-        // Who may only read must not end what others do.
-        if resets
-            && self.sessions[session]
-                .luns
-                .iter()
-                .any(|lun| lun.read_only && concerns(lun, request))
-        {
-            return self.respond_tmf(id, tag, TmfResponse::AuthorizationFailed);
+        if let Some(refusal) = self.refusal(session, request, unit.is_some()) {
+            return self.respond_tmf(id, tag, refusal);
         }
-        let needs_unit = matches!(
-            request.function,
-            TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet | TmfFunction::LogicalUnitReset
-        );
-        if needs_unit && unit.is_none() {
-            return self.respond_tmf(id, tag, TmfResponse::LunDoesNotExist);
-        }
+        let then = Then::Respond {
+            connection: id,
+            tag,
+        };
         match request.function {
             TmfFunction::AbortTask => {
-                let Some(index) = request
-                    .referenced
-                    .and_then(|task| self.find(connection, task))
-                else {
-                    return self.respond_tmf(id, tag, TmfResponse::TaskDoesNotExist);
-                };
-                self.abort_all(
-                    vec![index],
-                    Then::Respond {
-                        connection: id,
-                        tag,
-                    },
-                );
+                let task = request.referenced;
+                match task.and_then(|task| self.find(connection, task)) {
+                    Some(index) => self.abort_all(vec![index], then),
+                    None => self.respond_tmf(id, tag, TmfResponse::TaskDoesNotExist),
+                }
             }
             TmfFunction::AbortTaskSet => {
-                let tasks = self.tasks_where(|running| {
-                    running.session == session
-                        && unit
-                            .as_ref()
-                            .is_some_and(|unit| Arc::ptr_eq(unit, &running.unit))
-                });
-                self.abort_all(
-                    tasks,
-                    Then::Respond {
-                        connection: id,
-                        tag,
-                    },
-                );
+                let is_on_unit = |of: &Arc<LogicalUnit>| {
+                    let unit = unit.as_ref();
+                    unit.is_some_and(|unit| Arc::ptr_eq(unit, of))
+                };
+                let tasks = self
+                    .tasks_where(|running| running.session == session && is_on_unit(&running.unit));
+                self.abort_all(tasks, then);
             }
             TmfFunction::ClearTaskSet => {
-                self.ask_reset(
-                    id,
-                    session,
-                    tag,
-                    unit.into_iter().collect(),
-                    ResetKind::ClearTaskSet,
-                );
+                let units = unit.into_iter().collect();
+                self.ask_reset(id, session, tag, units, ResetKind::ClearTaskSet);
             }
             TmfFunction::LogicalUnitReset => {
-                self.ask_reset(
-                    id,
-                    session,
-                    tag,
-                    unit.into_iter().collect(),
-                    ResetKind::Unit,
-                );
+                let units = unit.into_iter().collect();
+                self.ask_reset(id, session, tag, units, ResetKind::Unit);
             }
             TmfFunction::TargetWarmReset | TmfFunction::TargetColdReset => {
                 let units = self.sessions[session].units();
@@ -272,6 +232,31 @@ impl Shard {
                 self.respond_tmf(id, tag, TmfResponse::NotSupported);
             }
         }
+    }
+
+    /// What keeps a session from a task management function, whatever runs.
+    fn refusal(&self, session: usize, request: &Tmf, has_unit: bool) -> Option<TmfResponse> {
+        let resets = matches!(
+            request.function,
+            TmfFunction::ClearTaskSet
+                | TmfFunction::LogicalUnitReset
+                | TmfFunction::TargetWarmReset
+                | TmfFunction::TargetColdReset
+        );
+        // Who may only read must not end what others do.
+        let luns = &self.sessions[session].luns;
+        if resets
+            && luns
+                .iter()
+                .any(|lun| lun.read_only && concerns(lun, request))
+        {
+            return Some(TmfResponse::AuthorizationFailed);
+        }
+        let needs_unit = matches!(
+            request.function,
+            TmfFunction::AbortTaskSet | TmfFunction::ClearTaskSet | TmfFunction::LogicalUnitReset
+        );
+        (needs_unit && !has_unit).then_some(TmfResponse::LunDoesNotExist)
     }
 
     pub(super) fn abort_all(&mut self, tasks: Vec<usize>, then: Then) {

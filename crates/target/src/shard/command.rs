@@ -113,35 +113,14 @@ impl Shard {
             ..scsi_command
         };
         let (task, step) = Task::begin(&scsi_command, &lun.unit.published(), &mut lun.state);
-        let unit = Arc::clone(&lun.unit);
-        let (read_only, recorded) = (lun.read_only, lun.recorded == Recorded::Yes);
         let telling = lun.in_doubt && lun.state.is_quiet();
         lun.in_doubt &= !telling;
-        let shared = Arc::clone(&session.shared);
-        let step = match step {
-            Step::Done(response) => {
-                self.answer(connection, command.task, &response, None);
-                None
-            }
-            step => Some(step),
-        };
-        if telling {
-            // The deferred error is in the last response, or in one before it.
-            let connection = &mut self.connections[connection];
-            connection.tellings.push(Telling {
-                stat_sn: connection.engine.last_stat_sn(),
-                unit: Arc::clone(&unit),
-                nexus: shared.nexus.clone(),
-            });
-        }
-        let Some(step) = step else { return };
-        let generation = self.next_generation();
-        let index = self.running.insert(Running {
-            generation,
+        let running = Running {
+            generation: 0,
             connection,
             session: session_index,
-            shared,
-            unit,
+            shared: Arc::clone(&session.shared),
+            unit: Arc::clone(&lun.unit),
             id: command.task,
             task,
             phase: Phase::Stepping,
@@ -150,18 +129,42 @@ impl Shard {
             filled: 0,
             last_read: None,
             pass: None,
-            read_only,
-            recorded,
+            read_only: lun.read_only,
+            recorded: lun.recorded == Recorded::Yes,
             charge: Charge::default(),
             aborted: false,
             owed: false,
             waits: Vec::new(),
             began: self.now,
             slow: false,
-        });
-        self.sessions[session_index]
-            .tasks
-            .insert(command.task, index);
+        };
+        self.begun(running, step, telling);
+    }
+
+    /// A command with its first step: it is answered at once, or among those that run from now on.
+    /// `telling`: a deferred error is told with it.
+    fn begun(&mut self, mut running: Running, step: Step, telling: bool) {
+        let (session, id) = (running.session, running.id);
+        let step = match step {
+            Step::Done(response) => {
+                self.answer(running.connection, id, &response, None);
+                None
+            }
+            step => Some(step),
+        };
+        if telling {
+            // The deferred error is in the last response, or in one before it.
+            let connection = &mut self.connections[running.connection];
+            connection.tellings.push(Telling {
+                stat_sn: connection.engine.last_stat_sn(),
+                unit: Arc::clone(&running.unit),
+                nexus: running.shared.nexus.clone(),
+            });
+        }
+        let Some(step) = step else { return };
+        running.generation = self.next_generation();
+        let index = self.running.insert(running);
+        self.sessions[session].tasks.insert(id, index);
         self.step(index, step);
     }
 

@@ -312,15 +312,12 @@ impl Running {
         Some(match op {
             DiskOp::Read { lba, blocks } => {
                 let len = bytes_of(blocks, block);
-                (
-                    Request::Read {
-                        offset: lba * wide,
-                        len,
-                        buffer: buffer?,
-                    },
+                let request = Request::Read {
+                    offset: lba * wide,
                     len,
-                    false,
-                )
+                    buffer: buffer?,
+                };
+                (request, len, false)
             }
             DiskOp::Write {
                 lba,
@@ -330,25 +327,13 @@ impl Running {
             } => {
                 let len = bytes_of(blocks, block);
                 let lent = buffer.is_none();
-                let buffer = match buffer {
-                    None => self.data_out.take()?,
-                    Some(mut buffer) => {
-                        let start = data_offset as usize;
-                        let data = self.data_out.as_ref()?.get(start..start + len)?;
-                        buffer.get_mut(..len)?.copy_from_slice(data);
-                        buffer
-                    }
-                };
-                (
-                    Request::Write {
-                        offset: lba * wide,
-                        len,
-                        buffer,
-                        fua,
-                    },
+                let request = Request::Write {
+                    offset: lba * wide,
                     len,
-                    lent,
-                )
+                    buffer: self.data_to_write(buffer, data_offset as usize, len)?,
+                    fua,
+                };
+                (request, len, lent)
             }
             DiskOp::WritePattern {
                 lba,
@@ -357,20 +342,13 @@ impl Running {
                 fua,
             } => {
                 let len = bytes_of(blocks, block);
-                let mut buffer = buffer?;
-                for piece in buffer.get_mut(..len)?.chunks_mut(pattern.len().max(1)) {
-                    piece.copy_from_slice(pattern.get(..piece.len())?);
-                }
-                (
-                    Request::Write {
-                        offset: lba * wide,
-                        len,
-                        buffer,
-                        fua,
-                    },
+                let request = Request::Write {
+                    offset: lba * wide,
                     len,
-                    false,
-                )
+                    buffer: repeated(&pattern, buffer?, len)?,
+                    fua,
+                };
+                (request, len, false)
             }
             DiskOp::Zero {
                 lba,
@@ -387,18 +365,42 @@ impl Running {
                 (request, 0, false)
             }
             DiskOp::Flush => (Request::Flush, 0, false),
-            DiskOp::Unmap(ranges) => {
-                let extents = ranges
-                    .into_iter()
-                    .map(|(lba, blocks)| Extent {
-                        offset: lba * wide,
-                        len: u64::from(blocks) * wide,
-                    })
-                    .collect();
-                (Request::Unmap { extents }, 0, false)
-            }
+            DiskOp::Unmap(ranges) => (unmap(&ranges, wide), 0, false),
             DiskOp::Status { lba } => (Request::Status { offset: lba * wide }, 0, false),
         })
+    }
+
+    /// What a write has on the disk: the task's own buffer, or a part of it copied to a fresh one.
+    fn data_to_write(
+        &mut self,
+        buffer: Option<Buffer>,
+        start: usize,
+        len: usize,
+    ) -> Option<Buffer> {
+        let Some(mut buffer) = buffer else {
+            return self.data_out.take();
+        };
+        let data = self.data_out.as_ref()?.get(start..start + len)?;
+        buffer.get_mut(..len)?.copy_from_slice(data);
+        Some(buffer)
+    }
+}
+
+/// A buffer whose first bytes are a pattern over and over.
+fn repeated(pattern: &[u8], mut buffer: Buffer, len: usize) -> Option<Buffer> {
+    for piece in buffer.get_mut(..len)?.chunks_mut(pattern.len().max(1)) {
+        piece.copy_from_slice(pattern.get(..piece.len())?);
+    }
+    Some(buffer)
+}
+
+fn unmap(ranges: &[(u64, u32)], block: u64) -> Request {
+    let extents = ranges.iter().map(|(lba, blocks)| Extent {
+        offset: lba * block,
+        len: u64::from(*blocks) * block,
+    });
+    Request::Unmap {
+        extents: extents.collect(),
     }
 }
 
