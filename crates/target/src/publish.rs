@@ -297,7 +297,12 @@ impl Service {
         let ended = self.inner.control.barrier(work).await;
         let stable = match ended {
             Ok(()) => self.make_stable(unit).await,
-            Err(Overdue) => Err(Unstable::Overdue),
+            Err(Overdue) => {
+                let mut retired = self.inner.retired.lock();
+                retired.retain(|unit| unit.strong_count() > 0);
+                retired.push(Arc::downgrade(unit));
+                Err(Unstable::Overdue)
+            }
         };
         self.note_contents_lost(unit).await;
         // It goes on when it takes longer: once it is its turn, nobody writes the document after it.

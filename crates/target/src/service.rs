@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use disk::{Backing, CacheMode, DeviceError, Disk};
@@ -299,6 +299,8 @@ pub(crate) struct Inner {
     /// portals listen on, which changes in no other way.
     pub(crate) operators: Arc<tokio::sync::Mutex<Listeners>>,
     pub(crate) opens: Opens,
+    /// What was taken out and had commands that did not end; a stop names what still has.
+    pub(crate) retired: Mutex<Vec<Weak<LogicalUnit>>>,
     started: Instant,
     kind: ring::DriverKind,
     ring_reason: Option<String>,
@@ -355,6 +357,7 @@ impl Service {
                 options,
                 operators: Arc::default(),
                 opens: Opens::default(),
+                retired: Mutex::default(),
                 started: clock(),
                 kind,
                 ring_reason: ring::probe().uring.err(),

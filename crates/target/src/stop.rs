@@ -1,8 +1,8 @@
 //! The end: sessions, shards, and a last flush of every device; each within a bound.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use crate::unit::LogicalUnit;
 pub struct Unfinished {
     /// Shards that still run. What holds them is in the kernel's hands: it can keep the process.
     pub shards: usize,
-    /// Devices with commands that do not end.
+    /// Devices with commands that do not end, also such as are not served any more.
     pub stuck: Vec<String>,
     /// Devices whose last flush failed or did not end, and why. What was acknowledged from their
     /// cache may not outlive a power cut.
@@ -75,11 +75,16 @@ impl Service {
             left.shards = running.filter(|shard| !shard.has_ended()).count();
         }
         let exports = self.shared().exports.load_full();
+        let is_stuck =
+            |unit: &LogicalUnit| left.shards > 0 && (unit.gate.running() > 0 || unit.zombies() > 0);
+        let retired = self.inner.retired.lock().clone();
+        let retired = retired.iter().filter_map(Weak::upgrade);
+        let retired = retired.filter(|unit| is_stuck(unit));
+        let mut stuck: Vec<String> = retired.map(|unit| unit.name.clone()).collect();
         let mut flushing = JoinSet::new();
         for (name, unit) in &exports.units {
-            let busy = unit.gate.running() > 0 || unit.zombies() > 0;
-            if left.shards > 0 && busy {
-                left.stuck.push(name.clone());
+            if is_stuck(unit) {
+                stuck.push(name.clone());
                 continue;
             }
             let (service, unit, name) = (self.clone(), Arc::clone(unit), name.clone());
@@ -95,6 +100,9 @@ impl Service {
             left.unflushed.push(reason);
         }
         left.unflushed.sort();
+        stuck.sort();
+        stuck.dedup();
+        left.stuck = stuck;
         if left == Unfinished::default() {
             return Ok(());
         }

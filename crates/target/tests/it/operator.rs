@@ -477,6 +477,23 @@ fn shutdown_ends_beside_a_write_that_is_stalled() {
 }
 
 #[test]
+fn a_device_that_was_removed_while_it_was_stuck_is_named_at_the_end() {
+    let site = Site::start(two());
+    let mut a = site.initiator("a");
+    site.mood(A).executing.close();
+    a.submit(read10(0, 1), None, 512);
+    site.mood(A).executing.wait_for_somebody();
+    let mut without = site.now();
+    without.targets[0].luns.remove(0);
+    without.devices.remove(0);
+    let error = site.apply(&without).unwrap_err();
+    assert!(matches!(error, ServiceError::Stuck { .. }), "{error}");
+    assert_eq!(ended(&site).unwrap_err().stuck, ["ram"]);
+    site.mood(A).executing.open();
+    assert_eq!(ended(&site), Ok(()));
+}
+
+#[test]
 fn shutdown_ends_beside_a_flush_that_does_not() {
     let site = Site::start(two());
     site.mood(B).flushing.close();
