@@ -84,7 +84,8 @@ pub fn create_image(
 ///
 /// # Errors
 /// [`DeviceError::Replaced`] where another file is there, and [`DeviceError::Locked`] while a device
-/// or program uses the image (nothing was removed); [`DeviceError::Open`], [`DeviceError::Remove`].
+/// or program uses the image (nothing was removed); [`DeviceError::Open`], [`DeviceError::Remove`],
+/// [`DeviceError::RemovedUnstable`].
 pub fn remove_image(path: &Path, image: FileId) -> Result<(), DeviceError> {
     let found = match path.canonicalize() {
         Ok(real) => Some(real),
@@ -164,16 +165,19 @@ impl Place {
 
     /// Removes what has the last name of a path and makes that stable; none is no error.
     fn remove(&self, path: &Path) -> Result<(), DeviceError> {
-        let failed = |path: &Path, errno: Errno| DeviceError::Remove {
-            path: path.into(),
-            source: errno.into(),
-        };
         let name = path.file_name().unwrap_or_default();
         match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
-            Ok(()) => rustix::fs::fsync(&self.directory)
-                .map_err(|errno| failed(directory_of(path), errno)),
+            Ok(()) => {
+                rustix::fs::fsync(&self.directory).map_err(|errno| DeviceError::RemovedUnstable {
+                    path: path.into(),
+                    source: errno.into(),
+                })
+            }
             Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(failed(path, errno)),
+            Err(errno) => Err(DeviceError::Remove {
+                path: path.into(),
+                source: errno.into(),
+            }),
         }
     }
 }
@@ -387,5 +391,25 @@ mod tests {
             len - first
         );
         assert_eq!(path.metadata().unwrap().len(), len);
+    }
+
+    #[test]
+    fn what_is_gone_but_not_for_certain_is_not_told_as_there_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.img");
+        std::fs::write(&path, "").unwrap();
+        // A directory opened so is good for removing in it, and not for fsync.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = Place {
+            path: path.clone(),
+            directory: rustix::fs::open(directory.path(), flags, Mode::empty()).unwrap(),
+        };
+        let unstable = place.remove(&path).unwrap_err();
+        assert!(!path.exists());
+        assert!(
+            matches!(&unstable, DeviceError::RemovedUnstable { path: of, .. } if *of == path),
+            "{unstable}"
+        );
+        place.remove(&path).unwrap();
     }
 }

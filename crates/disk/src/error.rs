@@ -136,7 +136,19 @@ pub enum DeviceError {
     /// An image or its document could not be removed; a repeated removal goes on from there.
     #[error("cannot remove {path}; it is there still")]
     Remove {
-        /// The file, or the directory that could not be made stable.
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It was removed, but its directory could not be made stable. What was to go after it is there
+    /// still; a repeated removal goes on with that.
+    #[error(
+        "{path} is removed, but that may not outlive a power failure, for its directory could not \
+         be made stable; look at the disk under it"
+    )]
+    RemovedUnstable {
+        /// The file.
         path: PathBuf,
         /// The system's answer.
         source: io::Error,
