@@ -46,7 +46,6 @@ struct Shared {
     block_size: u32,
     bytes: AtomicU64,
     tables: Vec<OnceLock<Box<[Chunk]>>>,
-    chunks: AtomicU64,
 }
 
 impl fmt::Debug for RamDisk {
@@ -54,7 +53,6 @@ impl fmt::Debug for RamDisk {
         f.debug_struct("RamDisk")
             .field("bytes", &self.shared.bytes)
             .field("block_size", &self.shared.block_size)
-            .field("chunks", &self.shared.chunks)
             .finish_non_exhaustive()
     }
 }
@@ -99,17 +97,11 @@ impl RamDisk {
             block_size,
             bytes: AtomicU64::new(size),
             tables: (0..TABLES).map(|_| OnceLock::new()).collect(),
-            chunks: AtomicU64::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
             mode: RwLock::new(mode),
         })
-    }
-
-    /// Bytes of memory its chunks take now.
-    pub fn resident_bytes(&self) -> u64 {
-        self.shared.chunks.load(Ordering::Relaxed) * RAM_CHUNK as u64
     }
 }
 
@@ -182,11 +174,7 @@ impl Shared {
             let mut chunk = self.chunk_or_make(piece.chunk)?.write();
             let bytes = match &mut *chunk {
                 Some(bytes) => bytes,
-                empty => {
-                    let fresh = fresh_chunk()?;
-                    self.chunks.fetch_add(1, Ordering::Relaxed);
-                    empty.insert(fresh)
-                }
+                empty => empty.insert(fresh_chunk()?),
             };
             bytes[piece.from..][..piece.len].copy_from_slice(&buffer[done..done + piece.len]);
             done += piece.len;
@@ -202,9 +190,7 @@ impl Shared {
             };
             let mut chunk = chunk.write();
             if free && piece.len == RAM_CHUNK {
-                if chunk.take().is_some() {
-                    self.chunks.fetch_sub(1, Ordering::Relaxed);
-                }
+                *chunk = None;
             } else if let Some(bytes) = &mut *chunk {
                 bytes[piece.from..][..piece.len].fill(0);
             }

@@ -69,8 +69,6 @@ impl Code {
     pub const SOFTWARE_WRITE_PROTECTED: Self = Self(0x2702);
     /// 27/07 SPACE ALLOCATION FAILED WRITE PROTECT
     pub const NO_SPACE: Self = Self(0x2707);
-    /// 39/00 SAVING PARAMETERS NOT SUPPORTED
-    pub const SAVING_UNSUPPORTED: Self = Self(0x3900);
     /// 3A/00 MEDIUM NOT PRESENT
     pub const NO_MEDIUM: Self = Self(0x3a00);
     /// 3A/01 MEDIUM NOT PRESENT - TRAY CLOSED
