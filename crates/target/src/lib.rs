@@ -80,6 +80,8 @@
 //! - *The process, between keeping and committing it*: the next start serves the new one.
 //! - *A disk, after other cache modes were switched for the same change*: these go back; one that
 //!   cannot is named, and the next change puts it right ([`ServiceError::NotUndone`]).
+//! - *A device that was gone, between closing it and opening it anew*: it is NOT READY until a load
+//!   succeeds ([`ServiceError::LoadFailed`]); that it lost its cache is written down before.
 //! - *A disk that never answers*: its LUN alone is NOT READY; changes that had to wait for it are
 //!   [`ServiceError::Stuck`] (they hold) or [`ServiceError::NotSwitched`] (they do not).
 //! - *The host, with writes in a volatile cache*: each nexus that had written is told by a deferred

@@ -3,7 +3,7 @@
 //! Opening waits for a disk, and a disk may not answer. At the start devices are opened beside each
 //! other; what is overdue is served NOT READY under its own identity, where that can be read, and
 //! loaded as soon as the disk answers. A thread that waits for a disk waits as long as that takes, so
-//! there is one for each device at most ([`Opens`]).
+//! there is one for each path at most ([`Opens`]).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
