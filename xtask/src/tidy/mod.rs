@@ -120,12 +120,38 @@ fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
             let path = entry
                 .with_context(|| format!("cannot read {}", directory.display()))?
                 .path();
-            if path.is_dir() && !path.ends_with("target") && !path.ends_with("__pycache__") {
-                open.push(path);
+            if path.is_dir() {
+                if !is_output(&path) {
+                    open.push(path);
+                }
             } else if path.extension().is_some_and(|found| found == extension) {
                 found.push(path);
             }
         }
     }
     Ok(found)
+}
+
+/// Whether a directory holds what was built. One that is called `target` does only beside a
+/// manifest: there are a crate and modules of that name, too.
+fn is_output(directory: &Path) -> bool {
+    directory.ends_with("__pycache__")
+        || directory.ends_with("target") && directory.with_file_name("Cargo.toml").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_all_but_what_was_built() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let found = sources(root).unwrap();
+        let has = |path: &str| found.iter().any(|source| source.path == path);
+        assert!(has("crates/target/src/lib.rs"));
+        assert!(has("crates/iscsi/src/target/mod.rs"));
+        assert!(is_output(&root.join("target")));
+        assert!(is_output(&root.join("fuzz/target")));
+        assert!(!is_output(&root.join("crates/target")));
+    }
 }
