@@ -17,6 +17,7 @@
 //! new settings; nobody was told so, as with a power cut on any disk.
 
 mod checks;
+mod paths;
 mod removals;
 pub(crate) mod waiting;
 
@@ -42,6 +43,7 @@ use crate::tasks::Tasks;
 use crate::{limits, trouble};
 
 pub(crate) use checks::{check, check_new};
+pub(crate) use paths::Paths;
 pub(crate) use removals::{Removal, Removals};
 pub(crate) use waiting::{StopBounds, blocking};
 
@@ -57,8 +59,10 @@ struct Inner {
     changing: Arc<tokio::sync::Mutex<()>>,
     /// Places of those that wait for their turn to change something.
     waiting: Semaphore,
-    /// Places of those that look at a disk at once.
+    /// Places of those that look at the data directory at once.
     looking: Arc<Semaphore>,
+    /// What looks at other disks.
+    paths: Paths,
     /// Files that are being deleted.
     removals: Removals,
     /// Locked over the disk's work: on blocking threads alone, along a change.
@@ -174,6 +178,7 @@ impl Admin {
             changing: Arc::default(),
             waiting: Semaphore::new(limits::CHANGES_WAITING_MAX),
             looking: Arc::new(Semaphore::new(limits::LOOKING_MAX)),
+            paths: Paths::default(),
             removals: Removals::default(),
             secrets_now: RwLock::new(Arc::new(secrets.clone())),
             secrets: Mutex::new(secrets),
@@ -194,6 +199,10 @@ impl Admin {
 
     pub(crate) fn tasks(&self) -> &Tasks {
         &self.0.tasks
+    }
+
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.0.paths
     }
 
     pub(crate) fn removals(&self) -> &Removals {

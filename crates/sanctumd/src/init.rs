@@ -67,7 +67,7 @@ pub(crate) fn init(wanted: &Init) -> Result<SetupReport, Problem> {
     let document = document(wanted, port, image);
     let plan = store
         .propose(document.clone(), &|document| {
-            admin::check_new(document, &dir, &[], &|name| secrets.contains(name))
+            admin::check_new(document, &dir, &|name| secrets.contains(name))
         })
         .map_err(|error| trouble::propose(&error))?;
     let who = Caller::this_user();

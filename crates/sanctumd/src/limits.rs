@@ -52,7 +52,8 @@ pub(crate) const EVENT_TICK: Duration = Duration::from_secs(1);
 /// only looks, even while a change does not end.
 pub(crate) const CHANGES_WAITING_MAX: usize = 24;
 
-/// What looks at a disk at once, those included that a disk has left without an answer.
+/// What looks at the data directory at once, those included that its disk has left without an
+/// answer.
 pub(crate) const LOOKING_MAX: usize = 16;
 
 /// Time for what looks at a disk. A disk that sleeps takes some seconds to wake up.
@@ -64,6 +65,13 @@ pub(crate) const CALLERS_LOOKED_UP_MAX: usize = 16;
 
 /// Time for such a look-up, which each request waits for.
 pub(crate) const CALLER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What looks at a path on any other disk at once, those included that were left without an answer:
+/// as many as can be asked for, so that none waits for a place while the disks answer.
+pub(crate) const PATHS_MAX: usize = LOOKING_MAX;
+
+/// Time for a look at a path: it ends within what it is a part of, so that it is what is told.
+pub(crate) const PATH_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Image files that are being deleted at once. Each has a thread that waits for its disk.
 pub(crate) const REMOVALS_MAX: usize = 16;
@@ -118,6 +126,7 @@ const _: () = assert!(
         + events::limits::CLOSE_TIME_MAX.as_secs()
         < 110
 );
+const _: () = assert!(PATH_TIME_MAX.as_secs() < LOOK_TIME_MAX.as_secs());
 const _: () = assert!(USER_CONNECTIONS_MAX < OTHERS_CONNECTIONS_MAX);
 const _: () = assert!(OTHERS_CONNECTIONS_MAX < CONNECTIONS_MAX);
 const _: () = assert!(events::limits::SUBSCRIBERS < OTHERS_CONNECTIONS_MAX);

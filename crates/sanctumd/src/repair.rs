@@ -81,7 +81,7 @@ fn checked(
     dir: &DataDir,
     secrets: &Secrets,
 ) -> Result<(), settings::CheckError> {
-    admin::check_new(document, dir, &[], &|name| secrets.contains(name))
+    admin::check_new(document, dir, &|name| secrets.contains(name))
 }
 
 fn newest(error: &LoadError) -> Option<u64> {

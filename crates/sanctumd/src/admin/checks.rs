@@ -7,7 +7,7 @@ use settings::{CheckError, Document};
 use target::Service;
 use target::config::Device;
 
-use super::{Admin, NewSecrets};
+use super::{Admin, NewSecrets, Removals};
 use crate::data_dir::DataDir;
 use crate::peer::group_id;
 
@@ -28,20 +28,16 @@ impl Admin {
         check_group(document, now)?;
         let known = now.map_or(&[][..], |now| &now.iscsi.devices);
         let stored = self.secrets();
-        check_new(document, self.data_dir(), known, &|name| {
+        check(document, &|name| {
             stored.contains(name) || secrets.iter().any(|(other, _)| other == name)
         })?;
-        for (n, path) in new_paths(document, known) {
-            if self.removals().hold(path) {
-                let reason = format!(
-                    "the file {} is being deleted; an event file-deleted or file-not-deleted tells \
-                     when that is over, try again then",
-                    path.display()
-                );
-                return Err(CheckError::new(format!("device[{n}].path"), reason));
-            }
-        }
-        Ok(())
+        new_paths(document, known).try_for_each(|(n, path)| {
+            let (dir, removals) = (self.data_dir().clone(), self.removals().clone());
+            let may = move |path: &Path| may_back(&dir, path).and_then(|()| free(&removals, path));
+            let may = self.paths().look(path, may);
+            may.unwrap_or_else(|problem| Err(problem.what))
+                .map_err(|reason| refused(n, reason))
+        })
     }
 }
 
@@ -54,26 +50,42 @@ pub(crate) fn check(
         .map_err(|error| CheckError::new(error.path, error.reason))
 }
 
-/// [`check`], and whether devices that are not `known` leave the service's own files alone. Looks
-/// at the files, and so may wait for a disk.
+/// [`check`] where no service runs yet, and whether the devices leave its own files alone. Looks at
+/// the files, and so may wait for a disk.
 pub(crate) fn check_new(
     document: &Document,
     dir: &DataDir,
-    known: &[Device],
     has_secret: &dyn Fn(&str) -> bool,
 ) -> Result<(), CheckError> {
     check(document, has_secret)?;
-    for (n, path) in new_paths(document, known) {
-        if !dir.may_back(path) {
-            let reason = format!(
-                "{} is among the service's own files; of the data directory only what lies in \
-                 images/ backs a device",
-                path.display()
-            );
-            return Err(CheckError::new(format!("device[{n}].path"), reason));
-        }
+    new_paths(document, &[])
+        .try_for_each(|(n, path)| may_back(dir, path).map_err(|reason| refused(n, reason)))
+}
+
+fn refused(device: usize, reason: String) -> CheckError {
+    CheckError::new(format!("device[{device}].path"), reason)
+}
+
+fn may_back(dir: &DataDir, path: &Path) -> Result<(), String> {
+    match dir.may_back(path) {
+        true => Ok(()),
+        false => Err(format!(
+            "{} is among the service's own files; of the data directory only what lies in \
+             images/ backs a device",
+            path.display()
+        )),
     }
-    Ok(())
+}
+
+fn free(removals: &Removals, path: &Path) -> Result<(), String> {
+    match removals.hold(path) {
+        false => Ok(()),
+        true => Err(format!(
+            "the file {} is being deleted; an event file-deleted or file-not-deleted tells when \
+             that is over, try again then",
+            path.display()
+        )),
+    }
 }
 
 /// Paths of devices that no `known` one has, with the places of their devices in the document.

@@ -65,9 +65,10 @@ impl Admin {
         })
     }
 
-    /// Looks at what lies on a disk, or at what else takes a while, on a thread that may wait for
-    /// it: so many at once, and no longer than a bound. Past it the thread is left behind, so
-    /// `work` must not change anything.
+    /// Looks at what lies in the data directory, or at what else takes a while, on a thread that
+    /// may wait for it: so many at once, and no longer than a bound. Past it the thread is left
+    /// behind, so `work` must not change anything. What it looks at on other disks goes through
+    /// [`Admin::paths`]: none of these places is left to those.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Problem> + Send + 'static,
@@ -94,7 +95,7 @@ impl Admin {
             Err(_) => Err(Problem::new(
                 Code::TimedOut,
                 format!(
-                    "the disk does not answer: nothing came of it in {} s",
+                    "the disk of the data directory does not answer: nothing came of it in {} s",
                     bound.as_secs()
                 ),
             )
@@ -196,6 +197,11 @@ pub(crate) mod tests {
 
     /// A service on an empty document, with all that is around it.
     pub(crate) async fn serving(dir: &Path) -> Admin {
+        let events = events::Store::in_memory(events::Options::default());
+        serving_with(dir, events).await
+    }
+
+    pub(crate) async fn serving_with(dir: &Path, events: events::Store) -> Admin {
         let data_dir = DataDir::make(dir).unwrap();
         let store = Store::open(dir).unwrap();
         let plan = store.propose(Document::default(), &|_| Ok(())).unwrap();
@@ -212,7 +218,7 @@ pub(crate) mod tests {
             data_dir,
             service: service.await.unwrap(),
             store,
-            events: events::Store::in_memory(events::Options::default()),
+            events,
             door: Door::new(Socket::listen(&dir.join("s")).unwrap()),
             control: Handle::current(),
         };
@@ -315,7 +321,10 @@ pub(crate) mod tests {
             });
             let problem = looked.await.unwrap_err();
             assert_eq!(problem.code, Code::TimedOut);
-            assert!(problem.what.contains("disk does not answer"), "{problem}");
+            assert!(
+                problem.what.contains("data directory does not answer"),
+                "{problem}"
+            );
         }
         // No more than so many threads are left to it.
         let one_more = admin.look_for(bound, |_| Ok(()));

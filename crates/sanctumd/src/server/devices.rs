@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::extract::{Body, Names, Params};
 use super::{Answer, fresh, named};
-use crate::admin::{Admin, By, Deed, Removal, blocking};
+use crate::admin::{Admin, By, Deed, Paths, Removal, blocking};
 use crate::tasks::Running;
 use crate::{limits, trouble};
 
@@ -172,13 +172,22 @@ async fn make(
 }
 
 /// The device that uses a file.
-fn user_of<'a>(document: &'a Document, path: &Path) -> Option<&'a str> {
-    let uses = |device: &&Device| {
-        let used = device.backing.path();
-        used.is_some_and(|used| provision::same_file(used, path))
-    };
-    let device = document.iscsi.devices.iter().find(uses)?;
-    Some(&device.name)
+fn user_of<'a>(
+    paths: &Paths,
+    document: &'a Document,
+    path: &Path,
+) -> Result<Option<&'a str>, Problem> {
+    for device in &document.iscsi.devices {
+        let Some(used) = device.backing.path() else {
+            continue;
+        };
+        let path = path.to_owned();
+        // Each by itself: where one does not answer, that is the one that is told.
+        if paths.look(used, move |used| provision::same_file(used, &path))? {
+            return Ok(Some(&device.name));
+        }
+    }
+    Ok(None)
 }
 
 /// Begins to remove an image that was made for a device, unless a device in force uses it: another
@@ -190,12 +199,13 @@ async fn remove_unused(
     file: FileId,
 ) -> Option<Deleting> {
     let made = path.clone();
-    let unused = admin.look(
-        move |admin| match user_of(&admin.current()?.document, &made) {
-            Some(_) => Ok(None),
-            None => admin.removals().begin(made, file).map(Some),
-        },
-    );
+    let unused =
+        admin.look(
+            move |admin| match user_of(admin.paths(), &admin.current()?.document, &made)? {
+                Some(_) => Ok(None),
+                None => begin(admin, made, file).map(Some),
+            },
+        );
     match unused.await {
         Ok(removal) => Some(delete_unused(admin, name, removal?)),
         Err(problem) => {
@@ -206,6 +216,13 @@ async fn remove_unused(
             None
         }
     }
+}
+
+/// Begins a deletion.
+fn begin(admin: &Admin, path: PathBuf, file: FileId) -> Result<Removal, Problem> {
+    let removals = admin.removals().clone();
+    let begin = move |path: &Path| removals.begin(path.to_owned(), file);
+    admin.paths().look(&path, begin)?
 }
 
 /// Removes an image without a device.
@@ -268,7 +285,7 @@ fn completed_image(admin: &Admin, name: &str, image: NewImage) -> Result<Backing
     };
     let have = match image.existing {
         true => {
-            let have = provision::image_size(&path);
+            let have = admin.paths().look(&path, provision::image_size)?;
             Some(have.map_err(|error| trouble::provision(&error))?)
         }
         false => None,
@@ -345,7 +362,7 @@ pub(super) async fn remove(
     let removed = admin.alone(move |admin| async move {
         let (looking, device) = (admin.clone(), name.clone());
         let edit = move |document: &mut Document| {
-            let path = take(document, &device, delete_file)?;
+            let path = take(looking.paths(), document, &device, delete_file)?;
             path.map(|path| recognised(&looking, &device, path))
                 .transpose()
         };
@@ -366,6 +383,7 @@ pub(super) async fn remove(
 
 /// Takes a device out of the document; gives the file to delete with it.
 fn take(
+    paths: &Paths,
     document: &mut Document,
     name: &str,
     delete_file: bool,
@@ -386,7 +404,7 @@ fn take(
     }
     document.iscsi.devices.retain(|device| device.name != name);
     match backing {
-        Backing::Image { path, .. } if delete_file => match user_of(document, &path) {
+        Backing::Image { path, .. } if delete_file => match user_of(paths, document, &path)? {
             None => Ok(Some(path)),
             Some(other) => Err(Problem::new(
                 Code::InUse,
@@ -421,8 +439,10 @@ fn recognised(admin: &Admin, name: &str, path: PathBuf) -> Result<Removal, Probl
             path.display()
         )));
     };
-    provision::is_image(&path, file).map_err(|error| refused(&error.to_string()).causes(&error))?;
-    admin.removals().begin(path, file)
+    let own = move |path: &Path| provision::is_image(path, file);
+    let own = admin.paths().look(&path, own)?;
+    own.map_err(|error| refused(&error.to_string()).causes(&error))?;
+    begin(admin, path, file)
 }
 
 /// Removes the file of a device that is gone.
@@ -615,12 +635,16 @@ mod tests {
             path.clone_from(at);
             insert(&mut document, device).unwrap();
         }
-        let refused = take(&mut document.clone(), "d", true).unwrap_err();
+        let paths = Paths::default();
+        let refused = take(&paths, &mut document.clone(), "d", true).unwrap_err();
         assert_eq!(refused.code, Code::InUse);
         assert!(refused.what.contains("device e"), "{}", refused.what);
-        assert_eq!(take(&mut document.clone(), "e", false).unwrap(), None);
-        take(&mut document, "e", false).unwrap();
-        assert_eq!(take(&mut document, "d", true).unwrap(), Some(file));
+        assert_eq!(
+            take(&paths, &mut document.clone(), "e", false).unwrap(),
+            None
+        );
+        take(&paths, &mut document, "e", false).unwrap();
+        assert_eq!(take(&paths, &mut document, "d", true).unwrap(), Some(file));
         assert!(document.iscsi.devices.is_empty());
     }
 
