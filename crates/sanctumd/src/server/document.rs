@@ -1,17 +1,18 @@
 //! `/settings`: the document as a whole.
 
-use api::Problem;
 use api::request::{Export, Rollback, SettingsText};
 use api::view::{Difference, HistoryEntry, SettingsApplied, SettingsShown};
+use api::{Code, Problem};
 use axum::Json;
 use axum::extract::State;
+use events::Draft;
 use secrecy::SecretString;
 use settings::{Imported, Plan};
 
 use super::extract::{Body, Names};
 use super::{Answer, Failed};
 use crate::admin::{Admin, By, Changed, Deed, blocking};
-use crate::trouble;
+use crate::{limits, trouble};
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<SettingsShown> {
     let current = admin.current()?;
@@ -85,7 +86,23 @@ pub(super) async fn export(
         what: "exported the settings with all secrets, under a passphrase".to_owned(),
     };
     admin.tell_done(&by, &deed, None);
+    traced(&admin, &deed).await?;
     Ok(Json(SettingsShown { generation, text }))
+}
+
+/// The event of a deed is on disk; where it is not, an event more says that nothing was handed out.
+async fn traced(admin: &Admin, deed: &Deed) -> Result<(), Problem> {
+    let events = admin.events().clone();
+    // It has a bound of its own.
+    let synced = blocking(move || events.sync(limits::EVENTS_SYNC_MAX)).await?;
+    let Err(error) = synced else { return Ok(()) };
+    let what = "the secrets are not handed out: the event of their export is not on disk";
+    let next = "mend the disk of the data directory or make room on it, then export again";
+    let draft = Draft::warning("secrets-not-exported", &deed.subject, what);
+    let draft = draft.cause(&error.to_string()).next_step(next);
+    admin.events().record(draft);
+    let problem = Problem::new(Code::Refused, what).detail(error.to_string());
+    Err(problem.next(next))
 }
 
 pub(super) async fn diff(
@@ -163,4 +180,44 @@ fn told(changed: Changed<()>) -> Result<Json<SettingsApplied>, Failed> {
         secrets_removed: changed.secrets_removed,
         notes: changed.notes,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::StopBounds;
+    use crate::admin::waiting::tests::{by, serving_with};
+
+    async fn exported(admin: &Admin) -> Result<String, Problem> {
+        let passphrase = serde_json::from_str(r#"{"passphrase":"correct horse battery"}"#);
+        let asked = Body(passphrase.unwrap());
+        let answer = export(State(admin.clone()), by(), asked).await;
+        answer
+            .map(|Json(shown)| shown.text)
+            .map_err(|failed| failed.0)
+    }
+
+    #[tokio::test]
+    async fn secrets_are_handed_out_once_their_export_is_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = dir.path().join("journal");
+        let events = events::Store::open(&journal, events::Options::default()).unwrap();
+        let admin = serving_with(&dir.path().join("data"), events).await;
+        exported(&admin).await.unwrap();
+        let lines = || std::fs::read_to_string(journal.join("events.jsonl")).unwrap_or_default();
+        assert!(lines().contains("secrets-exported"), "{}", lines());
+        admin.stop(StopBounds::default()).await.unwrap();
+
+        let full = dir.path().join("full");
+        let events = events::Store::open(&full, events::Options::default()).unwrap();
+        // A directory in its place: no file can be opened there.
+        std::fs::create_dir(full.join("events.jsonl")).unwrap();
+        let admin = serving_with(&dir.path().join("other"), events).await;
+        let problem = exported(&admin).await.unwrap_err();
+        assert_eq!(problem.code, Code::Refused);
+        assert!(problem.what.contains("not handed out"), "{problem}");
+        let told = admin.events().query(&events::Filter::default());
+        assert_eq!(told.last().unwrap().code, "secrets-not-exported");
+        admin.stop(StopBounds::default()).await.unwrap();
+    }
 }
