@@ -241,3 +241,30 @@ def _succeeded(change: Future[Any]) -> bool:
     except CommandFailed:
         return False
     return True
+
+
+@case(seconds=240, needs=("sanctum",))
+def test_deletion_that_does_not_end(context: Context) -> None:
+    """The device goes and no change waits; no device gets the file until it is gone, and an event tells when it is."""
+    place = Freezable(context)
+    context = own(context)
+    cli = sanctum(context).cli
+    other = disk(context, stem="other")
+    device = Device(ports.unique("gone"), 16 * MIB, path=place.path / "gone.img")
+    cli.create_device(device)
+    place.freeze()
+    with ThreadPoolExecutor(1) as pool:
+        removing = pool.submit(cli.run, "device", "delete", device.name, "--delete-file", seconds=60)
+        wait.until("the device gone", lambda: device.name not in [d["name"] for d in cli.run("device", "list")], 30)
+        cli.run("target", "update", other.name, "--alias", "meanwhile", seconds=_LISTED_WITHIN)
+        expect(not removing.done(), "the deletion waits for the disk")
+        try:
+            cli.run("device", "create", "image", device.name, "--path", str(device.path), "--existing")
+            raise AssertionError("a device got a file that is being deleted")
+        except CommandFailed as failure:
+            expect("is being deleted" in str(failure), f"why the file is refused: {failure}")
+        _timed_out(removing, "device delete")
+    place.thaw()
+    wait.until("the event of the deletion", lambda: "file-deleted" in [event["code"] for event in cli.events()], 30)
+    expect(not list(place.path.glob("gone.img*")), "nothing of the image is left")
+    cli.create_device(device)
