@@ -203,7 +203,7 @@ async fn remove_unused(
         admin.look(
             move |admin| match user_of(admin.paths(), &admin.current()?.document, &made)? {
                 Some(_) => Ok(None),
-                None => begin(admin, made, file).map(Some),
+                None => begin(admin, &made, file).map(Some),
             },
         );
     match unused.await {
@@ -219,10 +219,10 @@ async fn remove_unused(
 }
 
 /// Begins a deletion.
-fn begin(admin: &Admin, path: PathBuf, file: FileId) -> Result<Removal, Problem> {
+fn begin(admin: &Admin, path: &Path, file: FileId) -> Result<Removal, Problem> {
     let removals = admin.removals().clone();
     let begin = move |path: &Path| removals.begin(path.to_owned(), file);
-    admin.paths().look(&path, begin)?
+    admin.paths().look(path, begin)?
 }
 
 /// Removes an image without a device.
@@ -363,7 +363,7 @@ pub(super) async fn remove(
         let (looking, device) = (admin.clone(), name.clone());
         let edit = move |document: &mut Document| {
             let path = take(looking.paths(), document, &device, delete_file)?;
-            path.map(|path| recognised(&looking, &device, path))
+            path.map(|path| recognised(&looking, &device, &path))
                 .transpose()
         };
         let mut changed = Box::pin(admin.edit_alone(&by, &what, edit)).await?;
@@ -423,7 +423,7 @@ fn take(
 
 /// The file to delete is the device's own; looks at the disk. Who may write to its directory can
 /// have put another one, or a link to one, in its place.
-fn recognised(admin: &Admin, name: &str, path: PathBuf) -> Result<Removal, Problem> {
+fn recognised(admin: &Admin, name: &str, path: &Path) -> Result<Removal, Problem> {
     let refused = |why: &str| {
         Problem::new(
             Code::Refused,
@@ -440,7 +440,7 @@ fn recognised(admin: &Admin, name: &str, path: PathBuf) -> Result<Removal, Probl
         )));
     };
     let own = move |path: &Path| provision::is_image(path, file);
-    let own = admin.paths().look(&path, own)?;
+    let own = admin.paths().look(path, own)?;
     own.map_err(|error| refused(&error.to_string()).causes(&error))?;
     begin(admin, path, file)
 }
