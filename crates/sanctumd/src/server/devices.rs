@@ -473,11 +473,10 @@ struct Deleting {
 
 impl Deleting {
     /// What came of it is told once it is over, whether or not anybody waits for it.
-    fn begin(
-        late: String,
-        removal: Removal,
-        tell: impl FnOnce(&Path, Result<(), ProvisionError>) -> Result<(), Problem> + Send + 'static,
-    ) -> Self {
+    fn begin<F>(late: String, removal: Removal, tell: F) -> Self
+    where
+        F: FnOnce(&Path, Result<(), ProvisionError>) -> Result<(), Problem> + Send + 'static,
+    {
         let path = removal.path().to_owned();
         let work = tokio::task::spawn_blocking(move || tell(&path, removal.finish()));
         Self { late, work }
