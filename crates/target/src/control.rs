@@ -270,7 +270,9 @@ impl Control {
             return Err(Failure::Overdue.into());
         }
         let needs_device = !matches!(change, Change::Prevent { .. });
-        if needs_device && durable.store.is_none() {
+        let moves_medium = matches!(change, Change::LoadEject { .. });
+        let stuck = unit.published().medium == scsi::Medium::Stuck;
+        if needs_device && durable.store.is_none() || moves_medium && stuck {
             // Reservations are those of whoever has the device; they are read when it is opened.
             // Nor has it a medium to take out or load: only opening it makes it ready.
             return Err(Response::fault(Fault::NotReady, true));
@@ -603,6 +605,10 @@ async fn lock_for(
 
 async fn record(unit: &LogicalUnit, nexus: &Nexus) -> Result<(), Response> {
     let durable = Arc::clone(&unit.durable).lock_owned().await;
+    if durable.store.is_none() {
+        // What is remembered is not what lies beside the device any more.
+        return Err(Response::fault(Fault::NotReady, true));
+    }
     let mut beside = durable.beside.clone();
     let failed = |error: String| {
         tracing::error!(device = %unit.name, %error, "cannot write beside the device");

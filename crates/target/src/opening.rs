@@ -193,22 +193,25 @@ impl Service {
         let (backed, data_dir) = (device.clone(), self.inner.options.data_dir.clone());
         let shown = exposure.clone();
         let unopened =
-            move || devices::assemble(&backed, Err(unanswered(bound)), &shown, &data_dir);
+            |reason: String| move || devices::assemble(&backed, Err(reason), &shown, &data_dir);
         // Nobody is served before all are opened or given up, so there is one bound for both: what
         // is late is looked at while it is still being opened.
         let mut opening = Box::pin(self.open_within(device, &exposure, Patience::Some));
         let (outcome, known) = match timeout(bound / 2, &mut opening).await {
-            Ok(outcome) => (outcome, None),
+            Ok(Ok(Outcome { opened, in_use })) => return (opened, in_use),
+            Ok(Err(reason)) => {
+                let unopened = unopened(reason.to_string());
+                (Err(reason), within(bound / 2, unopened).await)
+            }
             Err(_) => {
-                let (outcome, known) = tokio::join!(opening, within(bound / 2, unopened));
-                (outcome, Some(known))
+                let unopened = unopened(unanswered(bound));
+                tokio::join!(opening, within(bound / 2, unopened))
             }
         };
         let reason = match outcome {
             Ok(Outcome { opened, in_use }) => return (opened, in_use),
             Err(reason) => reason,
         };
-        let known = known.unwrap_or_else(|| Err(reason.to_string()));
         let opened = known.map_err(|_| reason.to_string()).and_then(|unit| unit);
         (opened, reason.may_pass())
     }
