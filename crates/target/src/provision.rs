@@ -172,12 +172,11 @@ pub fn forget(device: &Device, data_dir: &Path) -> Result<(), ProvisionError> {
     }
 }
 
-/// Whether two paths lead to one file. Where one cannot be looked at, equal paths do.
-pub fn same_file(one: &Path, other: &Path) -> bool {
-    match (one.metadata(), other.metadata()) {
-        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-        _ => one == other,
-    }
+/// What a path leads to: the same for all that lead to one file, none where it cannot be looked at.
+#[must_use]
+pub fn led_to(path: &Path) -> Option<(u64, u64)> {
+    let file = path.metadata().ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 fn remove(path: &Path) -> Result<(), ProvisionError> {
@@ -216,7 +215,9 @@ mod tests {
         assert_eq!(image_size(&path).unwrap(), 1 << 20);
         std::os::unix::fs::symlink(&path, &link).unwrap();
         std::fs::write(directory.path().join("a.img.sanctum"), "x").unwrap();
-        assert!(same_file(&path, &link) && !same_file(&path, directory.path()));
+        assert!(led_to(&path).is_some() && led_to(&path) == led_to(&link));
+        assert!(led_to(&path) != led_to(directory.path()));
+        assert_eq!(led_to(&directory.path().join("none")), None);
         remove_image(&link, made).unwrap();
         assert!(names(directory.path()).is_empty());
         remove_image(&link, made).unwrap();

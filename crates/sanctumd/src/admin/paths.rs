@@ -65,8 +65,10 @@ impl Paths {
         let of = path.to_owned();
         let looking = std::thread::Builder::new().name("path".to_owned());
         let looking = looking.spawn(move || {
-            let _place = place;
-            let _ = tell.send(work(&of));
+            let seen = work(&of);
+            // Before it is told: who looks again at once finds it free.
+            drop(place);
+            let _ = tell.send(seen);
         });
         looking.map_err(|error| {
             let what = format!("{} cannot be looked at: {error}", path.display());

@@ -177,13 +177,15 @@ fn user_of<'a>(
     document: &'a Document,
     path: &Path,
 ) -> Result<Option<&'a str>, Problem> {
+    // Each path by itself: where one does not answer, that is the one that is told.
+    let file = paths.look(path, provision::led_to)?;
     for device in &document.iscsi.devices {
         let Some(used) = device.backing.path() else {
             continue;
         };
-        let path = path.to_owned();
-        // Each by itself: where one does not answer, that is the one that is told.
-        if paths.look(used, move |used| provision::same_file(used, &path))? {
+        let other = paths.look(used, provision::led_to)?;
+        // Where one cannot be looked at, equal paths lead to one file.
+        if used == path || file.is_some() && file == other {
             return Ok(Some(&device.name));
         }
     }
